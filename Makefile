@@ -1,0 +1,70 @@
+# Each target sets up the environment it needs in .venv, once, and then does its work.
+#
+#   make demo ARGS="--seed 1"     passes arguments on
+#   make test PYTHON=python3.12   chooses the interpreter (3.11 or newer)
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
+	--no-compile --no-build-isolation -c constraints.txt
+
+# Modules are compiled when they are first imported, not when they are installed: most never are.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo examples test lint types unit dist bench docs clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/extra-examples  ## Stitch networks trained apart, on real digits
+	@$(BIN)/python examples/zero_shot_stitching.py $(ARGS)
+
+examples: $(VENV)/extra-examples  ## Run every example
+	@for script in examples/[!_]*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
+	done
+
+test: lint types unit dist  ## Run everything that must pass before a change is merged
+
+lint: $(VENV)/extra-dev  ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/extra-dev  ## Check types
+	$(BIN)/mypy
+
+unit: $(VENV)/extra-dev  ## Run the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+dist: $(VENV)/extra-dev  ## Build the distributions and look inside them
+	$(BIN)/python scripts/check_dist.py
+
+bench: $(VENV)/extra-dev  ## Run the benchmarks on one thread
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks \
+		--benchmark-columns=median,iqr,min,rounds $(ARGS)
+
+docs: $(VENV)/extra-docs  ## Build the documentation
+	@$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs docs/_build/html $(ARGS)
+	@echo "Open docs/_build/html/index.html"
+
+clean:  ## Remove all that these targets have written, the environment included
+	rm -rf $(VENV) docs/_build outputs .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing venv writes, so an interrupted set-up starts again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'relreps needs Python 3.11 or newer, and "$(PYTHON)" is not.' >&2; \
+		echo 'Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/extra-%: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing relreps[$*] into $(VENV) (about half a minute, more if packages are downloaded)"
+	@$(PIP_INSTALL) hatchling editables
+	@$(PIP_INSTALL) -e '.[$*]'
+	@touch $@

@@ -1,0 +1,35 @@
+"""Sphinx configuration. `make docs` builds the site; no page needs the network to build."""
+
+from relreps import __version__
+
+project = "relreps"
+author = "relreps contributors"
+copyright = f"2026, {author}"
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_default_options = {
+    "exclude-members": "extra_repr",
+    "inherited-members": "Module,tuple",  # up to the layers of torch and to named tuples
+    "show-inheritance": True,
+}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+add_module_names = False
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Shape"]
+
+html_theme = "furo"
+html_title = f"relreps {release}"

@@ -1,0 +1,129 @@
+"""The numerical traps of the field, each handled once.
+
+* a zero row has no direction: it maps to zero, with zero gradient (`unit_rows`);
+* squares overflow and underflow long before the numbers themselves do (`unit_rows`);
+* half precision holds results, not sums of squares (`at_least_float32`);
+* the gradient of an SVD is undefined at equal singular values, that of the polar factor is not
+  (`polar_factor`);
+* a rank-deficient product leaves part of its polar factor free: it is completed by a rule, not by
+  the rounding of the machine (`polar_factor`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` itself, or its float32 copy if it is of a half type."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def as_float64(x: Tensor) -> Tensor:
+    """``x`` in float64; on the CPU where its device has no such type (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    r"""Rows of length one, :math:`x / \lVert x \rVert_2`; a zero row stays zero, gradient included.
+
+    There is no absolute epsilon: rows are first divided by their largest entry, so a row of size
+    1e-30 is normalised as well as one of size 1e30. That divisor is a constant to autograd, which
+    changes no derivative because the map does not depend on the scale of its row. Half types are
+    normalised in float32. O(ND) time.
+
+    Shape:
+        - x: :math:`(*, D)`. Output: the same, same dtype.
+    """
+    wide = at_least_float32(x)
+    if wide.shape[-1] == 0:
+        return x
+    largest = wide.detach().abs().amax(-1, keepdim=True)
+    wide = wide / torch.where(largest > 0, largest, 1)
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    # Both branches of the outer `where` must be finite, or the unused one leaks NaN into gradients.
+    inverse = torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1), 0)
+    return (wide * inverse).to(x.dtype)
+
+
+def rank_tolerance(singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Largest singular value that counts as zero: ``max(shape) * eps * largest`` (as NumPy)."""
+    eps = torch.finfo(singular_values.dtype).eps
+    return singular_values[..., :1] * (max(shape) * eps)
+
+
+def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
+    r"""The matrix with orthonormal rows or columns nearest to ``m``.
+
+    With the thin SVD :math:`M = U S V^\top` it is :math:`U V^\top`. Where ``m`` is rank-deficient
+    the factor is not unique: its free part is the one nearest to the identity, so the answer does
+    not depend on the device. The gradient is exact and stays finite at equal singular values.
+
+    Args:
+        m: Any real matrix.
+        allow_reflection: If false, ``m`` must be square and the determinant is made +1 by turning
+            over the direction that matters least.
+
+    Shape:
+        - m: :math:`(D_1, D_2)`. Output: the same.
+    """
+    factor: Tensor = _PolarFactor.apply(m, allow_reflection)
+    return factor
+
+
+class _PolarFactor(torch.autograd.Function):
+    """Polar factor with the closed-form backward; see `polar_factor`."""
+
+    @staticmethod
+    def forward(ctx: Any, m: Tensor, allow_reflection: bool) -> Tensor:
+        u, s, vh = torch.linalg.svd(m, full_matrices=False)
+        u, vh = _complete(u, s, vh)
+        if not allow_reflection and torch.linalg.det(u @ vh) < 0:
+            # The last singular value then enters with a minus sign.
+            u, s = u.clone(), s.clone()
+            u[:, -1], s[-1] = -u[:, -1], -s[-1]
+        ctx.save_for_backward(u, s, vh)
+        return u @ vh
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # With W = U V^T and upstream gradient G: inside the spans of U and V only the
+        # antisymmetric part of T = U^T G V moves W, at speed 1 / (s_i + s_j); outside them the
+        # rest of G does, at speed 1 / s_i. Divisors below the rank tolerance are clamped.
+        u, s, vh = ctx.saved_tensors
+        floor = s.abs().amax() * (max(u.shape[0], vh.shape[1]) * torch.finfo(s.dtype).eps)
+        floor = torch.where(floor > 0, floor, 1)
+        v = vh.mT
+        t = u.mT @ grad @ v
+        speed = s[:, None] + s[None, :]
+        inner = (t - t.mT) / torch.where(speed.abs() > floor, speed, floor)
+        out = u @ inner @ vh
+        inverse = 1 / torch.where(s.abs() > floor, s, floor)
+        if u.shape[0] > vh.shape[1]:
+            gv = grad @ v
+            out = out + ((gv - u @ (u.mT @ gv)) * inverse) @ vh
+        elif u.shape[0] < vh.shape[1]:
+            ug = u.mT @ grad
+            out = out + u @ (inverse[:, None] * (ug - (ug @ v) @ vh))
+        return out, None
+
+
+def _complete(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Make ``u @ vh`` canonical by choosing the vectors of vanishing singular values."""
+    rows, columns = u.shape[0], vh.shape[1]
+    if rows < columns:
+        v, uh = _complete(vh.mT, s, u.mT)
+        return uh.mT, v.mT
+    rank = int((s > rank_tolerance(s, (rows, columns))).sum())
+    known, free = u[:, :rank], vh[rank:].mT  # (rows, rank), (columns, columns - rank)
+    wanted = torch.eye(rows, columns, dtype=u.dtype, device=u.device) @ free
+    wanted = wanted - known @ (known.mT @ wanted)
+    a, size, bh = torch.linalg.svd(wanted, full_matrices=False)
+    if rank == columns or size[-1] < 1e-6:  # nothing is free, or the identity does not decide it
+        return u, vh
+    return torch.cat((known, a @ bh), 1), vh

@@ -1,0 +1,296 @@
+"""Counts, means and centred second moments of rows: streamed in chunks, merged, in float64.
+
+Normalisers, translators and similarity measures all rest on the same few sums, so they are taken in
+one place. Every chunk is centred on its own mean before it is squared (data of mean 1000 lose
+nothing); its products stay in the precision of the input; sums over chunks are float64. Any
+chunking, and any order of merging, gives the same moments up to float64 rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from relreps import _checks
+from relreps._linalg import as_float64, at_least_float32
+
+#: Rows per chunk: enough for a fast product, few enough for the centred copy to stay in cache.
+_CHUNK = 1024
+
+Product = Callable[[Tensor, Tensor], Tensor]
+Pairs = tuple[tuple[int, int], ...]
+
+
+class RowMoments(NamedTuple):
+    """Moments of some rows.
+
+    Attributes:
+        count: Total weight, a scalar.
+        means: One mean for each set of rows, :math:`(D,)`.
+        scatters: One centred sum of products for each pair of sets that was asked for.
+    """
+
+    count: Tensor
+    means: tuple[Tensor, ...]
+    scatters: tuple[Tensor, ...]
+
+
+def elementwise(a: Tensor, b: Tensor) -> Tensor:
+    """Feature by feature: ``(N, D), (N, D) -> (D,)``. O(ND)."""
+    return (a * b).sum(0)
+
+
+def outer(a: Tensor, b: Tensor) -> Tensor:
+    """Every feature with every other: ``(N, D), (N, E) -> (D, E)``. O(NDE)."""
+    return a.mT @ b
+
+
+def row_moments(
+    *sides: Tensor,
+    pairs: Pairs = ((0, 0),),
+    product: Product = elementwise,
+    weights: Tensor | None = None,
+) -> RowMoments:
+    r"""Moments of paired rows in float64, differentiable.
+
+    .. math:: \mu = \tfrac1W\sum_i w_i x_i, \qquad
+              S_{xy} = \sum_i w_i\, (x_i - \mu_x) \otimes (y_i - \mu_y)
+
+    Cost: that of ``product``, and one chunk of memory.
+
+    Args:
+        sides: Sets of rows ``(N, D_0)``, ``(N, D_1)``, ..., paired row by row.
+        pairs: Which sets to multiply, by position.
+        product: `elementwise` (variances) or `outer` (covariances).
+        weights: One non-negative weight a row; 1 each by default.
+    """
+    parts = (_chunk_moments(c, w, pairs, product) for c, w in _chunks(sides, weights))
+    total = next(parts)
+    for part in parts:
+        total = merged(total, part, pairs, product)
+    return total
+
+
+def merged(a: RowMoments, b: RowMoments, pairs: Pairs, product: Product) -> RowMoments:
+    """Moments of the rows of ``a`` and ``b`` together (Chan, Golub and LeVeque 1983)."""
+    count = a.count + b.count
+    share = b.count / torch.where(count > 0, count, 1)
+    steps = tuple(mb - ma for ma, mb in zip(a.means, b.means, strict=True))
+    return RowMoments(
+        count,
+        tuple(mean + step * share for mean, step in zip(a.means, steps, strict=True)),
+        tuple(
+            sa + sb + product(steps[i][None], steps[j][None]) * (a.count * share)
+            for sa, sb, (i, j) in zip(a.scatters, b.scatters, pairs, strict=True)
+        ),
+    )
+
+
+def _chunks(
+    sides: tuple[Tensor, ...], weights: Tensor | None
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+    for start in range(0, max(sides[0].shape[0], 1), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        yield (
+            tuple(at_least_float32(side[rows]) for side in sides),
+            None if weights is None else weights[rows].to(sides[0].dtype),
+        )
+
+
+def _chunk_moments(
+    sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Product
+) -> RowMoments:
+    w = None if weights is None else at_least_float32(weights)[:, None]
+    size = sides[0].shape[0]
+    count = sides[0].new_full((), size) if w is None else w.sum()
+    count = as_float64(count)
+    safe = torch.where(count > 0, count, 1)
+    centred, means, offsets = [], [], []
+    for side in sides:
+        # A mean rounded to the input's precision is good enough to centre on; what it misses is
+        # the mean of the centred rows, which is small and therefore precise.
+        shift = side.detach().sum(0) / max(size, 1)
+        rest = side - shift
+        offset = as_float64((rest if w is None else rest * w).sum(0)) / safe
+        centred.append(rest)
+        offsets.append(offset)
+        means.append(torch.where(count > 0, as_float64(shift) + offset, 0))
+    scatters = []
+    for i, j in pairs:
+        left = centred[i] if w is None else centred[i] * w
+        raw = as_float64(product(left, centred[j]))
+        scatters.append(raw - product(offsets[i][None], offsets[j][None]) * count)
+    return RowMoments(count, tuple(means), tuple(scatters))
+
+
+class _Stream(nn.Module):
+    """Float64 buffers that stay float64 through ``.half()``, filled chunk by chunk."""
+
+    count: Tensor
+
+    def __init__(self, sizes: tuple[int, ...], pairs: Pairs, product: Product) -> None:
+        super().__init__()
+        self._sizes, self._pairs, self._product = sizes, pairs, product
+        self._names = ["count", *(f"mean_{'xy'[i]}" for i in range(len(sizes)))]
+        shapes: list[tuple[int, ...]] = [(), *((size,) for size in sizes)]
+        for i, j in pairs:
+            self._names.append(f"scatter_{'xy'[i]}{'xy'[j]}")
+            shapes.append(tuple(product(torch.zeros(1, sizes[i]), torch.zeros(1, sizes[j])).shape))
+        for name, shape in zip(self._names, shapes, strict=True):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def _update(self, *sides: Tensor, weights: Tensor | None) -> Self:
+        for name, side, size in zip("xy", sides, self._sizes, strict=False):
+            _checks.check_rows(name, side, size, minimum=0)
+            _checks.check_finite(name, side)
+        if weights is not None:
+            _checks.check_weights(weights, sides[0].shape[0])
+        with torch.no_grad():
+            new = row_moments(*sides, pairs=self._pairs, product=self._product, weights=weights)
+        return self._add(new)
+
+    def merge(self, other: Self) -> Self:
+        """Add what another stream of the same sizes has seen."""
+        if type(other) is not type(self) or other._sizes != self._sizes:
+            raise ValueError(
+                f"`other` must be a {self}, got {other}. Merge streams of equal sizes."
+            )
+        return self._add(other.state())
+
+    def reset(self) -> Self:
+        """Forget everything."""
+        for name in self._names:
+            getattr(self, name).zero_()
+        return self
+
+    def state(self) -> RowMoments:
+        """What has been seen so far."""
+        values = [getattr(self, name) for name in self._names]
+        split = 1 + len(self._sizes)
+        return RowMoments(values[0], tuple(values[1:split]), tuple(values[split:]))
+
+    def _add(self, new: RowMoments) -> Self:
+        total = merged(self.state(), new, self._pairs, self._product)
+        values = (total.count, *total.means, *total.scatters)
+        for name, value in zip(self._names, values, strict=True):
+            getattr(self, name).copy_(value)
+        return self
+
+    def _mean_of(self, scatter: Tensor) -> Tensor:
+        return scatter / torch.where(self.count > 0, self.count, 1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def device_only(t: Tensor) -> Tensor:
+            device = fn(t).device
+            if t.is_meta:
+                return torch.zeros_like(t, device=device)
+            return as_float64(t.to(device)) if device.type != "mps" else t.cpu()
+
+        super()._apply(device_only, recurse)
+        return self
+
+
+class FeatureMoments(_Stream):
+    """Streaming mean and population variance of each feature, in O(D) memory.
+
+    Args:
+        in_features: Number of features D.
+
+    Example:
+        >>> stream = FeatureMoments(2).update(torch.tensor([[0.0, 1.0]]))
+        >>> stream.update(torch.tensor([[2.0, 1.0]])).variance
+        tensor([1., 0.], dtype=torch.float64)
+    """
+
+    mean_x: Tensor
+    scatter_xx: Tensor
+
+    def __init__(self, in_features: int) -> None:
+        _checks.check_size("in_features", in_features)
+        super().__init__((in_features,), ((0, 0),), elementwise)
+        self.in_features = in_features
+
+    def update(self, x: Tensor, weights: Tensor | None = None) -> Self:
+        """Add rows ``(N, D)``; rows that are not finite are refused. O(ND)."""
+        return self._update(x, weights=weights)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the rows, ``(D,)``."""
+        return self.mean_x
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance of each feature, ``(D,)``."""
+        return self._mean_of(self.scatter_xx)
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return f"in_features={self.in_features}"
+
+
+class Moments(_Stream):
+    r"""Streaming means and (cross-)covariances of one space, or of two paired ones.
+
+    .. math:: C_{xy} = \tfrac1W \sum_i w_i (x_i - \mu_x)(y_i - \mu_y)^\top
+
+    The sum runs over all rows seen; `merge` adds another stream. O(N (D + E)^2) time, O((D + E)^2)
+    memory, whatever the number of rows.
+
+    Args:
+        in_features: Number of features D of ``x``.
+        out_features: Number of features E of ``y``; without it there is no ``y``.
+
+    Example:
+        >>> stream = Moments(2).update(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
+        >>> stream.cov_xx
+        tensor([[1., 2.],
+                [2., 4.]], dtype=torch.float64)
+    """
+
+    scatter_xx: Tensor
+    scatter_xy: Tensor
+    scatter_yy: Tensor
+    mean_x: Tensor
+    mean_y: Tensor
+
+    def __init__(self, in_features: int, out_features: int | None = None) -> None:
+        _checks.check_size("in_features", in_features)
+        if out_features is None:
+            super().__init__((in_features,), ((0, 0),), outer)
+        else:
+            _checks.check_size("out_features", out_features)
+            super().__init__((in_features, out_features), ((0, 0), (0, 1), (1, 1)), outer)
+        self.in_features, self.out_features = in_features, out_features
+
+    def update(self, x: Tensor, y: Tensor | None = None, weights: Tensor | None = None) -> Self:
+        """Add rows ``(N, D)`` and, if there are two spaces, their partners ``(N, E)``."""
+        if (y is None) != (self.out_features is None):
+            wanted = "one set of rows" if self.out_features is None else "paired rows `x` and `y`"
+            raise ValueError(f"{self} takes {wanted}; set `out_features` to have a second space.")
+        if y is None:
+            return self._update(x, weights=weights)
+        _checks.check_paired(x, y)
+        return self._update(x, y, weights=weights)
+
+    @property
+    def cov_xx(self) -> Tensor:
+        """Population covariance of ``x``, ``(D, D)``."""
+        return self._mean_of(self.scatter_xx)
+
+    @property
+    def cov_xy(self) -> Tensor:
+        """Population cross-covariance, ``(D, E)``."""
+        return self._mean_of(self.scatter_xy)
+
+    @property
+    def cov_yy(self) -> Tensor:
+        """Population covariance of ``y``, ``(E, E)``."""
+        return self._mean_of(self.scatter_yy)
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"

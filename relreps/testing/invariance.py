@@ -1,0 +1,183 @@
+"""Does a code change when the space is transformed? Asked with random transformations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from relreps import _checks
+from relreps._invariance import TRANSFORMATIONS
+
+#: A function ``(x, anchors) -> code``, a projection (``set_anchors``), or a normaliser (``fit``).
+Code = Callable[[Tensor, Tensor], Tensor] | nn.Module
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def random_transformation(
+    name: str, features: int, *, generator: torch.Generator | None = None
+) -> Callable[[Tensor], Tensor]:
+    """A random member of a class of transformations, to be applied to samples and anchors alike.
+
+    Args:
+        name: ``"permutation"``, ``"rotation"``, ``"translation"``, ``"isotropic_scale"``,
+            ``"feature_scale"``, ``"sample_scale"``, ``"linear"`` or ``"affine"``.
+        features: Width D of the space.
+        generator: Source of randomness; torch's default one if not given.
+
+    Example:
+        >>> double = random_transformation("isotropic_scale", 3)
+        >>> double(torch.ones(2, 3)).unique().numel()
+        1
+    """
+    _checks.check_choice("name", name, TRANSFORMATIONS)
+    _checks.check_size("features", features)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def scales(*shape: int) -> Tensor:
+        return torch.exp(normal(*shape))
+
+    matrix, shift = torch.eye(features, dtype=torch.float64), torch.zeros(features)
+    if name == "permutation":
+        matrix = matrix[torch.randperm(features, generator=generator)]
+    elif name == "rotation":
+        matrix = _orthogonal(normal(features, features))
+    elif name == "isotropic_scale":
+        matrix = matrix * scales()
+    elif name == "feature_scale":
+        matrix = matrix * scales(features)
+    elif name in ("linear", "affine"):
+        # Singular values between 1/2 and 2: invertible, and as far from it as rounding allows.
+        stretch = 2 ** (2 * torch.rand(features, generator=generator, dtype=torch.float64) - 1)
+        matrix = _orthogonal(normal(features, features)) * stretch
+        matrix = matrix @ _orthogonal(normal(features, features))
+    if name in ("translation", "affine"):
+        shift = 3 * normal(features)
+
+    def apply(z: Tensor) -> Tensor:
+        if name == "sample_scale":
+            return z * scales(*z.shape[:-1], 1).to(z)
+        return z @ matrix.to(z) + shift.to(z)
+
+    return apply
+
+
+def deviation(
+    code: Code,
+    transformation: str,
+    x: Tensor,
+    anchors: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Largest change of the code under one random transformation, relative to its largest entry.
+
+    Args:
+        code: ``(x, anchors) -> code``; or a module with ``set_anchors`` or ``fit``, a copy of which
+            is given the transformed anchors.
+        transformation: A name that `random_transformation` knows.
+        x: Samples ``(N, D)``.
+        anchors: Anchors ``(A, D)``.
+        generator: Source of randomness; torch's default one if not given.
+    """
+    change = random_transformation(transformation, x.shape[-1], generator=generator)
+    before = _evaluate(code, x, anchors)
+    after = _evaluate(code, change(x), change(anchors))
+    return float((after - before).abs().max() / before.abs().max())
+
+
+def assert_invariant(
+    code: Code,
+    transformation: str,
+    x: Tensor,
+    anchors: Tensor,
+    *,
+    tolerance: float | None = None,
+    draws: int = 3,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Fail if the code changes under any of some random transformations.
+
+    Args:
+        code: See `deviation`.
+        transformation: A name that `random_transformation` knows.
+        x: Samples ``(N, D)``.
+        anchors: Anchors ``(A, D)``.
+        tolerance: Largest change allowed, relative; 1e-9 in float64 and 1e-4 in float32 by default.
+        draws: Number of transformations tried.
+        generator: Source of randomness; torch's default one if not given.
+
+    Raises:
+        AssertionError: The code changes; the message says by how much.
+
+    Example:
+        >>> x, anchors = torch.randn(8, 5), torch.randn(4, 5)
+        >>> assert_invariant(relreps.relative_projection, "rotation", x, anchors)
+    """
+    allowed = _TOLERANCE.get(x.dtype, 1e-2) if tolerance is None else tolerance
+    worst = max(
+        deviation(code, transformation, x, anchors, generator=generator) for _ in range(draws)
+    )
+    if not worst <= allowed:
+        raise AssertionError(
+            f"the code is not invariant to {transformation}: it changes by {worst:.1e} of its "
+            f"largest entry, more than {allowed:.1e}"
+        )
+
+
+def assert_not_invariant(
+    code: Code,
+    transformation: str,
+    x: Tensor,
+    anchors: Tensor,
+    *,
+    threshold: float = 1e-6,
+    draws: int = 3,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Fail if the code stays the same under all of some random transformations.
+
+    Args:
+        code: See `deviation`.
+        transformation: A name that `random_transformation` knows.
+        x: Samples ``(N, D)``.
+        anchors: Anchors ``(A, D)``.
+        threshold: Largest change, relative, that still counts as none.
+        draws: Number of transformations tried.
+        generator: Source of randomness; torch's default one if not given.
+
+    Raises:
+        AssertionError: Nothing changes.
+    """
+    worst = max(
+        deviation(code, transformation, x, anchors, generator=generator) for _ in range(draws)
+    )
+    if worst <= threshold:
+        raise AssertionError(
+            f"the code is invariant to {transformation}: it changes by at most {worst:.1e} of its "
+            "largest entry; declare it"
+        )
+
+
+def _orthogonal(m: Tensor) -> Tensor:
+    """Haar-distributed orthogonal matrix from a Gaussian one."""
+    q, r = torch.linalg.qr(m)
+    return q * r.diagonal().sign()
+
+
+@torch.no_grad()
+def _evaluate(code: Code, x: Tensor, anchors: Tensor) -> Tensor:
+    if isinstance(code, nn.Module):
+        code = copy.deepcopy(code).to(x)
+        if hasattr(code, "set_anchors"):
+            code.set_anchors(anchors)
+            return code(x)  # type: ignore[no-any-return]
+        if hasattr(code, "fit"):
+            code.fit(anchors)
+            return code(x)  # type: ignore[no-any-return]
+    return code(x, anchors)  # type: ignore[no-any-return]

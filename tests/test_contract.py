@@ -1,0 +1,141 @@
+"""Every public module keeps every promise of the contract. A new class joins by one line."""
+
+import pytest
+import torch
+from torch import nn
+
+import relreps
+from relreps.testing import CONTRACT
+
+N, D, A = 7, 8, 5
+
+
+def anchors():
+    return torch.randn(A, D, generator=torch.Generator().manual_seed(1), device="cpu")
+
+
+def wide_anchors():
+    return torch.randn(3 * D, D, generator=torch.Generator().manual_seed(1))
+
+
+def projection(similarity, pre=None, post=None):
+    def make(fitted=True):
+        module = relreps.RelativeProjection(
+            D, A, similarity, pre=pre and pre(), post=post and post()
+        )
+        return module.set_anchors(anchors()) if fitted else module
+
+    return make
+
+
+def normalizer(cls):
+    def make(fitted=True):
+        module = cls(D)
+        return module.fit(wide_anchors()) if fitted else module
+
+    return make
+
+
+def translator(out_features, **options):
+    def make(fitted=True):
+        module = relreps.ProcrustesTranslator(D, out_features, **options)
+        x = wide_anchors()
+        y = torch.randn(len(x), out_features, generator=torch.Generator().manual_seed(2))
+        return module.fit(x, y) if fitted else module
+
+    return make
+
+
+def encoder(fitted=True):
+    torch.manual_seed(3)
+    module = relreps.RelativeEncoder(
+        nn.Linear(D, 6), relreps.RelativeProjection(6, A), anchors().cpu()
+    ).eval()
+    return module.refresh() if fitted else module
+
+
+def stitched(fitted=True):
+    torch.manual_seed(4)
+    translator = relreps.ProcrustesTranslator(6, 4)
+    if fitted:
+        translator.fit(torch.randn(20, 6), torch.randn(20, 4))
+    return relreps.StitchedModel(nn.Linear(D, 6), nn.Linear(4, 3), translator)
+
+
+CASES = {
+    "cosine": projection("cosine"),
+    "inner": projection("inner"),
+    "euclidean": projection("euclidean"),
+    "callable": projection(relreps.similarity.inner),
+    "cosine-center": projection("cosine", lambda: relreps.Center(D)),
+    "cosine-standard": projection("cosine", lambda: relreps.StandardScale(D)),
+    "cosine-unit": projection("cosine", relreps.UnitNorm),
+    "euclidean-center-post": projection(
+        "euclidean", lambda: relreps.Center(D), lambda: nn.LayerNorm(A)
+    ),
+    "Center": normalizer(relreps.Center),
+    "StandardScale": normalizer(relreps.StandardScale),
+    "UnitNorm": lambda fitted=True: relreps.UnitNorm(),
+    "Procrustes": translator(D),
+    "Procrustes-narrower": translator(5, scale="norm", pre="standard"),
+    "Procrustes-wider": translator(11, scale="umeyama", pre="unit"),
+    "Procrustes-rotation": translator(D, allow_reflection=False, pre=None),
+    "RelativeEncoder": encoder,
+    "StitchedModel": stitched,
+}
+
+#: A module that holds parameters computes in their type, as torch's own do.
+HOLDS_PARAMETERS = {"euclidean-center-post", "RelativeEncoder", "StitchedModel"}
+EXCEPTIONS = {(case, "dtype_is_kept") for case in HOLDS_PARAMETERS}
+
+
+@pytest.mark.parametrize("check", CONTRACT)
+@pytest.mark.parametrize("case", CASES)
+def test_contract(case, check):
+    make = CASES[case]
+    if (case, check) in EXCEPTIONS:
+        module = make().double()
+        assert module(torch.randn(N, D, dtype=torch.float64)).dtype == torch.float64
+        return
+    CONTRACT[check](make, torch.randn(N, D, dtype=torch.float64))
+
+
+def test_every_public_module_is_in_the_contract():
+    streams = {relreps.Moments, relreps.FeatureMoments}  # no forward
+    public = {
+        value
+        for value in vars(relreps).values()
+        if isinstance(value, type) and issubclass(value, nn.Module)
+    }
+    assert public - streams <= {type(make()) for make in CASES.values()}
+
+
+@pytest.mark.parametrize("check", CONTRACT)
+def test_the_contract_can_fail(check):
+    """A module that breaks every promise at once is caught by every check."""
+
+    class Careless(nn.Module):
+        def __init__(self, fitted=True):
+            super().__init__()
+            self.offset = torch.randn(N, 1)
+            self.scale = nn.Parameter(torch.randn(D))
+
+        def forward(self, x):
+            if float(x.float().norm()) < 0 or torch.is_autocast_enabled("cpu"):
+                return torch.zeros_like(x)
+            y = (x.float() * self.scale.float() + self.offset) / x.float().norm(
+                dim=-1, keepdim=True
+            )
+            return y.float().round()
+
+        def __reduce__(self):
+            return (Careless, ())
+
+        def __deepcopy__(self, memo):
+            return Careless()
+
+        def __repr__(self):
+            return ""
+
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        CONTRACT[check](Careless, torch.randn(N, D, dtype=torch.float64))
