@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,12 +46,16 @@ def unit_rows(x: Tensor) -> Tensor:
     largest = wide.detach().abs().amax(-1, keepdim=True)
     wide = wide / torch.where(largest > 0, largest, 1)
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return (wide * inverse_or_zero(norm)).to(x.dtype)
+
+
+def inverse_or_zero(v: Tensor) -> Tensor:
+    """``1 / v`` where ``v > 0``, else 0 with zero gradient."""
     # Both branches of the outer `where` must be finite, or the unused one leaks NaN into gradients.
-    inverse = torch.where(norm > 0, 1 / torch.where(norm > 0, norm, 1), 0)
-    return (wide * inverse).to(x.dtype)
+    return torch.where(v > 0, 1 / torch.where(v > 0, v, 1), 0)
 
 
-def rank_tolerance(singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
+def rank_tolerance(singular_values: Tensor, shape: Iterable[int]) -> Tensor:
     """Largest singular value that counts as zero: ``max(shape) * eps * largest`` (as NumPy)."""
     eps = torch.finfo(singular_values.dtype).eps
     return singular_values[..., :1] * (max(shape) * eps)
@@ -71,7 +76,7 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
     Shape:
         - m: :math:`(D_1, D_2)`. Output: the same.
     """
-    factor: Tensor = _PolarFactor.apply(m, allow_reflection)
+    factor: Tensor = _PolarFactor.apply(m, allow_reflection)  # type: ignore[no-untyped-call]
     return factor
 
 

@@ -1,4 +1,4 @@
-"""What every fitted module shares: state that exists before it is fitted, and a flag that is free."""
+"""What every fitted module shares: state that exists before it is fitted, and a free flag."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FittedModule(nn.Module):
         super().__init__()
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self._fitted = False
-        self.register_load_state_dict_post_hook(_after_load)
+        self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
     def _mark_fitted(self) -> None:
         self.fitted.fill_(True)
@@ -41,7 +41,7 @@ class FittedModule(nn.Module):
         self._rebuild()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._rebuild()
         return self
 

@@ -20,7 +20,7 @@ _BLOCK = 1 << 22
 
 
 class AbstractSampler(ABC):
-    """Picks ``num_anchors`` distinct rows: ``sampler(x, labels=None) -> (num_anchors,)`` indices."""
+    """Picks distinct rows: ``sampler(x, labels=None) -> (num_anchors,)`` indices."""
 
     def __init__(self, num_anchors: int, *, generator: torch.Generator | None = None) -> None:
         _checks.check_size("num_anchors", num_anchors)
@@ -209,13 +209,13 @@ class KMeansAnchors(AbstractSampler):
 
 
 def _prepared(x: Tensor, normalize: bool) -> Tensor:
-    """Rows in at least float32; directions, or positions about their mean (distances are the same)."""
+    """Rows in at least float32: directions, or positions about their mean."""
     x = at_least_float32(x)
     return unit_rows(x) if normalize else x - x.mean(0)
 
 
 def _nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centre of each row, lowest index first, and the squared distance to it."""
+    """Index of the nearest centre of each row, the lowest if tied, and its squared distance."""
     half_squares = centres.square().sum(-1) / 2
     step = max(1, _BLOCK // centres.shape[0])
     assigned, scores = [], []

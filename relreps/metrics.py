@@ -1,8 +1,9 @@
-"""Do two encodings of the same items agree on who is near whom? (arXiv:2209.15430, section 4.1)
+"""Retrieval: do two encodings of the same items agree on who is near whom?
 
 Row i of ``x`` and row i of ``y`` encode the same item; both have the same width, as relative codes
 do. Rows are compared by their cosine, every query ``x`` against every key ``y``, in chunks of
 queries: O(N^2 D) time, O(chunk N) memory. Results are scalar tensors; they are not differentiable.
+Definitions: Moschella et al., arXiv:2209.15430, section 4.1.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = _CHUNK)
 
 
 class RetrievalResult(NamedTuple):
-    """Both directions of the three measures of a pair of spaces; ``xy`` queries ``y`` with ``x``."""
+    """Three measures of a pair of spaces, both directions; ``xy`` queries ``y`` with ``x``."""
 
     mrr_xy: Tensor
     mrr_yx: Tensor

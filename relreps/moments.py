@@ -28,12 +28,12 @@ class RowMoments(NamedTuple):
     """Moments of some rows.
 
     Attributes:
-        count: Total weight, a scalar.
+        total: Total weight, a scalar.
         means: One mean for each set of rows, :math:`(D,)`.
         scatters: One centred sum of products for each pair of sets that was asked for.
     """
 
-    count: Tensor
+    total: Tensor
     means: tuple[Tensor, ...]
     scatters: tuple[Tensor, ...]
 
@@ -76,14 +76,14 @@ def row_moments(
 
 def merged(a: RowMoments, b: RowMoments, pairs: Pairs, product: Product) -> RowMoments:
     """Moments of the rows of ``a`` and ``b`` together (Chan, Golub and LeVeque 1983)."""
-    count = a.count + b.count
-    share = b.count / torch.where(count > 0, count, 1)
+    total = a.total + b.total
+    share = b.total / torch.where(total > 0, total, 1)
     steps = tuple(mb - ma for ma, mb in zip(a.means, b.means, strict=True))
     return RowMoments(
-        count,
+        total,
         tuple(mean + step * share for mean, step in zip(a.means, steps, strict=True)),
         tuple(
-            sa + sb + product(steps[i][None], steps[j][None]) * (a.count * share)
+            sa + sb + product(steps[i][None], steps[j][None]) * (a.total * share)
             for sa, sb, (i, j) in zip(a.scatters, b.scatters, pairs, strict=True)
         ),
     )
@@ -174,7 +174,7 @@ class _Stream(nn.Module):
 
     def _add(self, new: RowMoments) -> Self:
         total = merged(self.state(), new, self._pairs, self._product)
-        values = (total.count, *total.means, *total.scatters)
+        values = (total.total, *total.means, *total.scatters)
         for name, value in zip(self._names, values, strict=True):
             getattr(self, name).copy_(value)
         return self
@@ -189,7 +189,7 @@ class _Stream(nn.Module):
                 return torch.zeros_like(t, device=device)
             return as_float64(t.to(device)) if device.type != "mps" else t.cpu()
 
-        super()._apply(device_only, recurse)
+        super()._apply(device_only, recurse)  # type: ignore[no-untyped-call]
         return self
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relreps import _checks
 from relreps._invariance import ABSORBED, BROKEN, Residues, invariances, residues
-from relreps._linalg import at_least_float32, unit_rows
+from relreps._linalg import at_least_float32, inverse_or_zero, unit_rows
 from relreps._state import FittedModule
 from relreps.moments import RowMoments, elementwise, merged, row_moments
 
@@ -42,9 +42,19 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
     wide = at_least_float32(x)
-    std = std.to(wide.dtype)
-    inverse = torch.where(std > 0, 1 / torch.where(std > 0, std, 1), 0)
-    return ((wide - mean.to(wide.dtype)) * inverse).to(x.dtype)
+    return ((wide - mean.to(wide.dtype)) * inverse_or_zero(std.to(wide.dtype))).to(x.dtype)
+
+
+def deviations(moments: RowMoments, dtype: torch.dtype) -> Tensor:
+    r"""Population deviation of each feature ``(D,)``, exactly 0 where it is rounding.
+
+    A feature counts as constant if :math:`\sigma^2 \le (10\,\epsilon\,\mu)^2`, with the epsilon of
+    ``dtype``, the type of the rows: a test without a unit, so it does not depend on scale.
+    """
+    variance = moments.scatters[0] / moments.total
+    constant = variance <= (10 * torch.finfo(dtype).eps * moments.means[0]) ** 2
+    # The gradient of a root at 0 is infinite: constant features take the other branch.
+    return torch.where(constant, 0, torch.where(constant, 1, variance).sqrt())
 
 
 def unit_norm(x: Tensor) -> Tensor:
@@ -164,7 +174,7 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
             )
         new = self._checked_moments(x)
         if self._seen is not None:
-            new = self._merged(_to(self._seen, new.count.device), new)
+            new = self._merged(_to(self._seen, new.total.device), new)
         return self._adopt(new, x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +182,7 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
         return self._map(self._ready(x), *self._state())
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Rows ``(..., D)`` back in the original space; a constant feature comes back as its mean."""
+        """Rows ``(..., D)`` in the original space; constant features come back as their mean."""
         return self._unmap(self._ready(x), *self._state())
 
     def relative_to(self, x: Tensor, reference: Tensor) -> Tensor:
@@ -315,10 +325,7 @@ class StandardScale(AbstractFittedNormalizer):
     _statistics = ("mean", "std")
 
     def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        mean, variance = moments.means[0], moments.scatters[0] / moments.count
-        constant = variance <= (10 * torch.finfo(dtype).eps * mean) ** 2
-        # The gradient of a root at 0 is infinite: constant features take the other branch.
-        return mean, torch.where(constant, 0, torch.where(constant, 1, variance).sqrt())
+        return moments.means[0], deviations(moments, dtype)
 
     def _refuse(self, *statistics: Tensor) -> None:
         if not bool((statistics[1] > 0).any()):
@@ -338,7 +345,7 @@ class StandardScale(AbstractFittedNormalizer):
 
 def _to(moments: RowMoments, device: torch.device) -> RowMoments:
     return RowMoments(
-        moments.count.to(device),
+        moments.total.to(device),
         tuple(m.to(device) for m in moments.means),
         tuple(s.to(device) for s in moments.scatters),
     )

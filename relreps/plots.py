@@ -30,7 +30,7 @@ def plot_stitching_matrix(
     limits: tuple[float, float] | None = None,
     cmap: str = "viridis",
 ) -> Axes:
-    """Heat map of the scores, encoders down, decoders across; cells that do not exist are grey.
+    """Heat map of the scores, encoders down, decoders across; missing cells are grey.
 
     Args:
         matrix: What `relreps.stitching_matrix` returned.
@@ -68,10 +68,10 @@ def plot_stitching_matrix(
 def plot_image_rows(
     rows: Mapping[str, Tensor], ax: Axes | None = None, *, title: str | None = None, gap: int = 2
 ) -> Axes:
-    """Rows of images under each other, one labelled row an entry: inputs, reconstructions, and so on.
+    """Rows of images under each other, each with its label: inputs, reconstructions, and so on.
 
     Args:
-        rows: For each label, images ``(n, height, width)`` with values in [0, 1], n the same in all.
+        rows: For each label, images ``(n, height, width)`` with values in [0, 1]; the same n.
         ax: Where to draw.
         title: Title of the axes.
         gap: White pixels between images.
@@ -144,9 +144,9 @@ def plot_spaces(
             )
         points = (rows - plane[0]) @ plane[1]
         colours: Any = None if labels is None else labels.cpu().numpy()
-        ax.scatter(
-            *points.mT.numpy(), c=colours, s=point_size, cmap=None if labels is None else cmap, lw=0
-        )
+        map_name = None if labels is None else cmap
+        across, up = points.mT.numpy()
+        ax.scatter(across, up, c=colours, s=point_size, cmap=map_name, lw=0)
         ax.set_title(name)
         ax.set_xticks([])
         ax.set_yticks([])

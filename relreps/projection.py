@@ -171,7 +171,7 @@ class RelativeProjection(FittedModule):
         return self._finish(self._rule.compare(x, *prepared), x)
 
     def project(self, x: Tensor, anchors: Tensor) -> Tensor:
-        """Code of ``x`` for anchors given at the call; gradients reach them, the state is not used."""
+        """Code of ``x`` for anchors given at the call: gradients reach them, no state is used."""
         _checks.check_features("x", x, self.in_features)
         _checks.check_rows("anchors", anchors, self.in_features)
         if self.pre is not None:
@@ -274,7 +274,8 @@ class RelativeEncoder(nn.Module):
         if not self.training:
             if self._stale or (_checks.eager() and self._seen != self._versions()):
                 self._encode_anchors(detach=True)
-            return self.projection(self.encoder(x))
+            code: Tensor = self.projection(self.encoder(x))
+            return code
         if self.refresh_every > 1 and self._forwards % self.refresh_every != 0:
             # A copy: the graph of this step must survive a refresh before its backward.
             anchors = self.projection.anchors.clone()
@@ -299,7 +300,7 @@ class RelativeEncoder(nn.Module):
         return f"refresh_every={self.refresh_every}, detach_anchors={self.detach_anchors}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.anchor_inputs = tree_map_only(Tensor, fn, self.anchor_inputs)
         return self
 
@@ -309,8 +310,8 @@ class RelativeEncoder(nn.Module):
         wanted = (self.projection.num_anchors, self.projection.in_features)
         if tuple(anchors.shape) != wanted:
             raise ValueError(
-                f"`encoder` must map `anchor_inputs` to shape {wanted}, got {tuple(anchors.shape)}. "
-                "The projection needs one row for each of its anchors."
+                f"`encoder` must map `anchor_inputs` to shape {wanted}, got "
+                f"{tuple(anchors.shape)}. The projection needs one row for each of its anchors."
             )
         self.projection._refresh(anchors.detach())
         self._stale = False

@@ -1,8 +1,8 @@
 """Similarities and distances of rows to anchors: ``(x, anchors) -> (..., A)``.
 
 A rule has two steps, ``prepare`` (what depends on the anchors alone, done once) and ``compare``
-(the rest, one product per call); the function of the same name does both. Rows that must be compared
-often go through `relreps.RelativeProjection`, which remembers the first step.
+(the rest, one product per call); the function of the same name does both. `RelativeProjection`
+remembers the first step.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compare(x: Tensor, anchors: Tensor, similarity: SimilarityLike) -> Tensor:
 
 
 def resolve(similarity: SimilarityLike) -> Rule:
-    """The rule behind a name or a callable. A callable may declare ``invariant_to``, a set of names."""
+    """The rule behind a name, or behind a callable, which may declare ``invariant_to``."""
     if callable(similarity):
         declared = closure(getattr(similarity, "invariant_to", ()))
         return Rule(_itself, similarity, declared)

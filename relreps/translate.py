@@ -14,11 +14,18 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, polar_factor, rank_tolerance, unit_rows
+from relreps._linalg import (
+    as_float64,
+    at_least_float32,
+    inverse_or_zero,
+    polar_factor,
+    rank_tolerance,
+    unit_rows,
+)
 from relreps._state import FittedModule
 from relreps._warnings import NumericalWarning
 from relreps.moments import row_moments
-from relreps.normalization import standard_scale
+from relreps.normalization import deviations, standard_scale
 
 Scale = Literal["none", "umeyama", "norm"]
 Preprocessing = Literal["center", "standard", "unit"]
@@ -56,7 +63,7 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
 class ProcrustesTranslator(FittedModule):
     r"""Move vectors by a rotation (and reflection), with an optional scale, between two centres.
 
-    .. math:: \hat y = q^{-1}\bigl(s\, p(x) R\bigr), \qquad R = \text{polar}\,\sum_i p(x_i)^\top q(y_i)
+    .. math:: \hat y = q^{-1}(s\, p(x) R), \quad R = \text{polar}\,\sum_i p(x_i)^\top q(y_i)
 
     where :math:`p, q` pre-process the source and the target with the statistics of the pairs. It is
     the map to try first: it needs few pairs, cannot overfit as least squares does, and keeps
@@ -79,7 +86,7 @@ class ProcrustesTranslator(FittedModule):
 
     Raises:
         RuntimeError: Used before `fit`.
-        ValueError: Unpaired or non-finite rows, sizes that do not fit, pairs that determine nothing.
+        ValueError: Unpaired or non-finite rows, wrong sizes, pairs that determine nothing.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -148,7 +155,7 @@ class ProcrustesTranslator(FittedModule):
         w = 1 if weights is None else as_float64(weights)[:, None]
         cross = (left * w).mT @ right
         singular = torch.linalg.svdvals(cross)
-        rank = int((singular > rank_tolerance(singular, tuple(cross.shape))).sum())
+        rank = int((singular > rank_tolerance(singular, cross.shape)).sum())
         if rank == 0:
             raise ValueError(
                 "`x` and `y` must vary together, but the pairs determine no direction (rank 0). "
@@ -214,10 +221,11 @@ class ProcrustesTranslator(FittedModule):
         moments = row_moments(x, weights=weights)
         mean = moments.means[0]
         if self.pre == "center":
-            return mean, one, rows - mean
-        variance = moments.scatters[0] / moments.count
-        constant = variance <= (10 * torch.finfo(x.dtype).eps * mean) ** 2
-        std = torch.where(constant, 0, variance.sqrt())
+            rest = rows - mean
+            if rest.norm() <= 10 * torch.finfo(x.dtype).eps * rows.norm():
+                rest = torch.zeros_like(rest)  # all rows equal: what is left of them is rounding
+            return mean, one, rest
+        std = deviations(moments, x.dtype)
         return mean, std, standard_scale(rows, mean, std)
 
     def _scaling(
@@ -246,8 +254,6 @@ class ProcrustesTranslator(FittedModule):
         elif self.pre is not None:
             wide = wide - mean_from
         if self.pre == "standard":
-            matrix = (
-                torch.where(std_from > 0, 1 / torch.where(std_from > 0, std_from, 1), 0)[:, None]
-                * matrix
-            )
-        return (wide @ matrix + mean_to).to(rows.dtype)
+            matrix = inverse_or_zero(std_from)[:, None] * matrix
+        moved: Tensor = (wide @ matrix + mean_to).to(rows.dtype)
+        return moved

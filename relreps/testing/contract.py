@@ -1,7 +1,7 @@
 """What every module of this package promises, as checks to run on any module of the kind.
 
 Each check takes ``make``, which builds a fitted module anew with the same state every time, and
-``x``, a float64 batch ``(N, D)`` that it accepts; and raises AssertionError if the promise is broken.
+``x``, a float64 batch ``(N, D)`` that it accepts, and raises AssertionError if it is broken.
 """
 
 from __future__ import annotations

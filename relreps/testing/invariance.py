@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -171,13 +172,11 @@ def _orthogonal(m: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _evaluate(code: Code, x: Tensor, anchors: Tensor) -> Tensor:
-    if isinstance(code, nn.Module):
-        code = copy.deepcopy(code).to(x)
-        if hasattr(code, "set_anchors"):
-            code.set_anchors(anchors)
-            return code(x)  # type: ignore[no-any-return]
-        if hasattr(code, "fit"):
-            code.fit(anchors)
-            return code(x)  # type: ignore[no-any-return]
-    return code(x, anchors)  # type: ignore[no-any-return]
+def _evaluate(code: Any, x: Tensor, anchors: Tensor) -> Tensor:
+    if hasattr(code, "set_anchors"):
+        out: Tensor = copy.deepcopy(code).to(x).set_anchors(anchors)(x)
+    elif hasattr(code, "fit"):
+        out = copy.deepcopy(code).to(x).fit(anchors)(x)
+    else:
+        out = code(x, anchors)
+    return out
