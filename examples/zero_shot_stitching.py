@@ -209,7 +209,7 @@ class Result:
     """How the networks of one task understand each other: absolute, relative, translated."""
 
     scores: dict[str, relreps.StitchingMatrix]
-    retrieval: dict[str, relreps.metrics.RetrievalScores]
+    retrieval: dict[str, relreps.metrics.RetrievalResult]
     own: dict[str, nn.Module]  # network A itself
     stitched: dict[str, nn.Module]  # encoder of A, head of B
 

@@ -66,7 +66,8 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
 
     With the thin SVD :math:`M = U S V^\top` it is :math:`U V^\top`. Where ``m`` is rank-deficient
     the factor is not unique: its free part is the one nearest to the identity, so the answer does
-    not depend on the device. The gradient is exact and stays finite at equal singular values.
+    not depend on the device. The gradient is exact, and finite at equal singular values; what moves
+    the free part counts as moving it by the rank tolerance.
 
     Args:
         m: Any real matrix.
@@ -119,16 +120,34 @@ class _PolarFactor(torch.autograd.Function):
 
 
 def _complete(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:
-    """Make ``u @ vh`` canonical by choosing the vectors of vanishing singular values."""
+    """Choose the vectors of vanishing singular values by a rule, the least important one last."""
     rows, columns = u.shape[0], vh.shape[1]
     if rows < columns:
         v, uh = _complete(vh.mT, s, u.mT)
         return uh.mT, v.mT
     rank = int((s > rank_tolerance(s, (rows, columns))).sum())
-    known, free = u[:, :rank], vh[rank:].mT  # (rows, rank), (columns, columns - rank)
-    wanted = torch.eye(rows, columns, dtype=u.dtype, device=u.device) @ free
-    wanted = wanted - known @ (known.mT @ wanted)
-    a, size, bh = torch.linalg.svd(wanted, full_matrices=False)
-    if rank == columns or size[-1] < 1e-6:  # nothing is free, or the identity does not decide it
+    if rank == columns:
         return u, vh
-    return torch.cat((known, a @ bh), 1), vh
+    left, right, free = u[:, :rank], vh[:rank].mT, vh[rank:].mT
+    for reference in _references(u, columns):
+        wanted = reference @ free
+        for _ in range(2):  # once leaves rounding of the size of what was taken away
+            wanted = wanted - left @ (left.mT @ wanted)
+        a, size, bh = torch.linalg.svd(wanted, full_matrices=False)
+        decided = int((size > torch.finfo(s.dtype).eps ** 0.5).sum())
+        turned = free @ bh.mT
+        left = torch.cat((left, a[:, :decided]), 1)
+        right = torch.cat((right, turned[:, :decided]), 1)
+        free = turned[:, decided:]
+    return (u, vh) if free.shape[1] else (left, right.mT)
+
+
+def _references(like: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """What the free part of a factor is to be near to, ``(rows, columns)``, in this order.
+
+    The identity, where the first features weigh a trace more, so that directions rank when one has
+    to be turned over; and for directions it says nothing about, a matrix without any structure.
+    """
+    i = torch.arange(1, like.shape[0] + 1, dtype=like.dtype, device=like.device)
+    weights = 1 - 1e-3 * i / len(i)
+    return weights.diag()[:, :columns], torch.sin(torch.outer(i, i[:columns]))

