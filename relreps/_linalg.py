@@ -66,8 +66,8 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
 
     With the thin SVD :math:`M = U S V^\top` it is :math:`U V^\top`. Where ``m`` is rank-deficient
     the factor is not unique: its free part is the one nearest to the identity, so the answer does
-    not depend on the device. The gradient is exact, and finite at equal singular values; what moves
-    the free part counts as moving it by the rank tolerance.
+    not depend on the device. The gradient is exact, also at equal singular values, and finite: the
+    divisors that vanish with the rank are clamped.
 
     Args:
         m: Any real matrix.

@@ -209,9 +209,13 @@ class KMeansAnchors(AbstractSampler):
 
 
 def _prepared(x: Tensor, normalize: bool) -> Tensor:
-    """Rows in at least float32: directions, or positions about their mean."""
+    """Rows in at least float32: directions, or positions about their mean, at most 1 large."""
     x = at_least_float32(x)
-    return unit_rows(x) if normalize else x - x.mean(0)
+    if normalize:
+        return unit_rows(x)
+    x = x / largest if (largest := x.abs().max()) > 0 else x
+    x = x - x.mean(0)
+    return x * inverse_or_zero(x.abs().max())
 
 
 def _nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,38 +1,336 @@
 """Similarities and distances of rows to anchors: ``(x, anchors) -> (..., A)``.
 
-A rule has two steps, ``prepare`` (what depends on the anchors alone, done once) and ``compare``
-(the rest, one product per call); the function of the same name does both. `RelativeProjection`
-remembers the first step.
+A similarity works in two steps: `Similarity.prepare` (what depends on the anchors alone) and
+`Similarity.compare` (the rest, one product per call). `RelativeProjection` remembers the first
+step; the functions of this module do both at once.
+
+========== ===================================== ===================================
+name       value for row x and anchor a          invariant to
+========== ===================================== ===================================
+cosine     <x, a> / (|x| |a|)                    rotation, sample_scale
+angular    arccos(cosine) / pi                   rotation, sample_scale
+inner      <x, a>                                rotation
+euclidean  |x - a|_2                             rotation, translation
+l1         sum |x - a|                           permutation, translation
+linf       max |x - a|                           permutation, translation
+basis      coordinates w of x = sum w_j a_j      linear if the anchors span the space
+========== ===================================== ===================================
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from relreps import _checks
 from relreps._invariance import closure
-from relreps._linalg import at_least_float32, unit_rows
+from relreps._linalg import as_float64, at_least_float32, polar_factor, unit_rows
 
-#: What may stand where a similarity is asked for: a name, or a function ``(x, anchors)``.
-SimilarityLike = str | Callable[[Tensor, Tensor], Tensor]
+class Similarity(ABC):
+    """A similarity in two steps. Subclass it to have the first one remembered."""
+
+    @abstractmethod
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        """What can be computed from anchors ``(A, D)`` once; differentiable, blind to values."""
+
+    @abstractmethod
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        """Similarities ``(..., A)`` of the rows ``(..., D)``."""
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        """What the similarity is invariant to.
+
+        Args:
+            in_features: Width of the space.
+            rank: Number of anchors in general position.
+        """
+        return frozenset()
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        """Rows ``(..., D)`` whose code for the anchors is ``code``, where that determines them."""
+        raise ValueError(f"{self} has no inverse: it does not determine the row.")
+
+    def refuse(self, anchors: Tensor) -> None:
+        """Raise if these anchors cannot be used. May look at values."""
+
+    def __call__(self, x: Tensor, anchors: Tensor) -> Tensor:
+        """Both steps."""
+        return compare(x, anchors, self)
 
 
-class Rule(NamedTuple):
-    """A similarity in two steps, with what it is invariant to.
+@dataclass(frozen=True)
+class Cosine(Similarity):
+    """See `cosine`."""
 
-    Attributes:
-        prepare: ``anchors -> tensors``, what can be computed once.
-        compare: ``(x, *tensors) -> (..., A)``.
-        invariant_to: Transformations of rows and anchors together that change nothing.
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        return (unit_rows(anchors),)
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        return unit_rows(x) @ prepared[0].mT
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        return closure(("rotation", "sample_scale"))
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        """Directions, given the average length of the anchors: a cosine does not see lengths."""
+        direction = unit_rows(_solve(code, unit_rows(anchors), self))
+        return direction * torch.linalg.vector_norm(anchors, dim=-1).mean()
+
+
+@dataclass(frozen=True)
+class Angular(Cosine):
+    """See `angular`."""
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        wide = at_least_float32(super().compare(x, *prepared))
+        # arccos has an infinite gradient at +-1, where rounding also leaves its domain. The angle
+        # of the point (cos, sin) has neither fault; its gradient is zero where sin is zero.
+        square = 1 - wide.square()
+        sine = torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+        return (torch.atan2(sine, wide) / math.pi).to(x.dtype)
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        return super().invert(torch.cos(code * math.pi), anchors)
+
+
+@dataclass(frozen=True)
+class Inner(Similarity):
+    """See `inner`."""
+
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        return (anchors,)
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        return x @ prepared[0].mT
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        return closure(("rotation",))
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        return _solve(code, anchors, self)
+
+
+@dataclass(frozen=True)
+class Distance(Similarity):
+    """The distances `euclidean`, `l1` and `linf`: `torch.cdist` about the anchors' mean.
+
+    Args:
+        p: Exponent of the norm: 1, 2 or infinity.
     """
 
-    prepare: Callable[[Tensor], tuple[Tensor, ...]]
-    compare: Callable[..., Tensor]
-    invariant_to: frozenset[str]
+    p: float
+
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        wide = at_least_float32(anchors)
+        mean = wide.mean(0)
+        return mean, wide - mean
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        wide = at_least_float32(x)
+        mean, centred = (tensor.to(wide.dtype) for tensor in prepared)
+        rows = (wide - mean).reshape(-1, wide.shape[-1])
+        # Always the product form for p = 2: the other one is chosen by size, so that the answer for
+        # a row would depend on its batch, and is not twice differentiable.
+        code = torch.cdist(rows, centred, p=self.p, compute_mode="use_mm_for_euclid_dist")
+        return code.reshape(*x.shape[:-1], centred.shape[0]).to(x.dtype)
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        return closure(("translation", "rotation" if self.p == 2 else "permutation"))
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        """Trilateration: differences of squared distances are linear in the row."""
+        if self.p != 2:
+            return super().invert(code, anchors)
+        mean, centred = self.prepare(anchors)
+        excess = code.square() - centred.square().sum(-1)
+        products = -0.5 * (excess - excess.mean(-1, keepdim=True))
+        return _solve(products, centred, self, rank=anchors.shape[0] - 1) + mean
+
+
+@dataclass(frozen=True)
+class Basis(Similarity):
+    """See `basis`; with a choice of its regularisation.
+
+    Args:
+        rcond: Singular values below this share of the largest count as zero; by default rounding,
+            ``max(A, D)`` times the epsilon of float64. Not used with a ridge.
+        ridge: Penalty on the coordinates, in units of the mean squared length of the anchors. It
+            trades the invariance to linear maps for stability.
+    """
+
+    rcond: float | None = None
+    ridge: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.ridge < 0 or (self.rcond is not None and self.rcond < 0):
+            raise ValueError(f"`rcond` and `ridge` must not be negative, got {self}.")
+
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        a = as_float64(anchors)
+        if self.ridge:
+            penalty = self.ridge * a.square().sum() / a.shape[0]
+            gram = a @ a.mT + penalty * torch.eye(a.shape[0], dtype=a.dtype, device=a.device)
+            inverse = torch.linalg.solve(gram, a).mT
+        else:
+            inverse = torch.linalg.pinv(a, rtol=self.rcond)
+        return (inverse.to(anchors),)
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        return x @ prepared[0]
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        if rank >= in_features and not self.ridge:
+            return closure(("linear",))
+        return closure(("rotation", "isotropic_scale"))
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        """The combination itself, exact if the anchors span the space and there is no ridge."""
+        return code @ anchors
+
+
+@dataclass(frozen=True)
+class Parseval(Similarity):
+    r"""Coordinates in the Parseval frame of the anchors: inner products with its rows.
+
+    .. math:: \tilde F = A (A^\top A)^{-1/2}, \qquad r = x \tilde F^\top
+
+    the polar factor of the anchors. It keeps lengths and angles if the anchors span the space.
+
+    References:
+        arXiv:2411.19719.
+    """
+
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        return (polar_factor(as_float64(anchors)).to(anchors),)
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        return x @ prepared[0].mT
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        return closure(("rotation",))
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        """Synthesis by the same frame: exact if the anchors span the space."""
+        return code @ self.prepare(anchors)[0].to(code.dtype)
+
+
+@dataclass(frozen=True)
+class Rescaled(Similarity):
+    """A distance in units of the median distance between two anchors, in the same metric.
+
+    Adds the invariance to a global scale, which no distance has by itself.
+
+    Args:
+        similarity: ``"euclidean"``, ``"l1"``, ``"linf"``, or another distance.
+
+    Example:
+        >>> anchors = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+        >>> Rescaled("l1")(torch.tensor([[1.0, 0.0]]), anchors)
+        tensor([[0.5000, 0.5000, 1.5000]])
+    """
+
+    similarity: Any
+
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        prepared = resolve(self.similarity).prepare(anchors)
+        return self._unit(anchors, prepared), *prepared
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        code = resolve(self.similarity).compare(x, *prepared[1:])
+        return code / prepared[0].to(code.dtype)
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        own = resolve(self.similarity).invariances(in_features, rank)
+        return closure((*own, "isotropic_scale"))
+
+    def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
+        unit = self.prepare(anchors)[0]
+        return resolve(self.similarity).invert(code * unit.to(code.dtype), anchors)
+
+    def refuse(self, anchors: Tensor) -> None:
+        resolve(self.similarity).refuse(anchors)
+        if anchors.shape[0] < 2 or (not anchors.is_meta and not self.prepare(anchors)[0] > 0):
+            raise ValueError(
+                "`anchors` must be at a positive median distance from each other to rescale by it; "
+                "give at least two different anchors."
+            )
+
+    def _unit(self, anchors: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+        between = at_least_float32(resolve(self.similarity).compare(anchors, *prepared))
+        i, j = torch.triu_indices(*between.shape, offset=1, device=between.device)
+        return between[i, j].median()
+
+
+@dataclass(frozen=True)
+class Plain(Similarity):
+    """A callable ``(x, anchors)`` as a similarity without a first step.
+
+    Args:
+        function: The callable. Its attribute ``invariant_to``, if any, names its invariances.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+
+    def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
+        return (anchors,)
+
+    def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
+        return self.function(x, prepared[0])
+
+    def invariances(self, in_features: int, rank: int) -> frozenset[str]:
+        return closure(getattr(self.function, "invariant_to", ()))
+
+
+#: What may stand where a similarity is asked for: a name, an object of this module, or any
+#: callable ``(x, anchors) -> (..., A)``.
+SimilarityLike = str | Similarity | Callable[[Tensor, Tensor], Tensor]
+
+#: The named similarities.
+SIMILARITIES: dict[str, Similarity] = {
+    "cosine": Cosine(),
+    "angular": Angular(),
+    "inner": Inner(),
+    "euclidean": Distance(2.0),
+    "l1": Distance(1.0),
+    "linf": Distance(math.inf),
+    "basis": Basis(),
+}
+
+
+def resolve(similarity: SimilarityLike) -> Similarity:
+    """The `Similarity` behind a name or a callable."""
+    if isinstance(similarity, Similarity):
+        return similarity
+    if callable(similarity):
+        return Plain(similarity)
+    _checks.check_choice("similarity", similarity, SIMILARITIES)
+    return SIMILARITIES[similarity]
+
+
+def compare(x: Tensor, anchors: Tensor, similarity: SimilarityLike) -> Tensor:
+    """Both steps of a similarity, checked: ``(..., D), (A, D) -> (..., A)``."""
+    _checks.check_rows("anchors", anchors)
+    _checks.check_features("x", x, anchors.shape[1])
+    rule = resolve(similarity)
+    prepared = (tensor.to(x.dtype) for tensor in rule.prepare(anchors))
+    return checked_code(rule.compare(x, *prepared), x, anchors.shape[0])
+
+
+def checked_code(code: Tensor, x: Tensor, num_anchors: int) -> Tensor:
+    """Refuse the output of a similarity that is not one number for each row and anchor."""
+    wanted = (*x.shape[:-1], num_anchors)
+    if tuple(code.shape) != wanted:
+        raise ValueError(
+            f"`similarity` must return shape {wanted} for x of shape {tuple(x.shape)} and "
+            f"{num_anchors} anchors, got {tuple(code.shape)}."
+        )
+    return code
 
 
 def cosine(x: Tensor, anchors: Tensor) -> Tensor:
@@ -56,6 +354,26 @@ def cosine(x: Tensor, anchors: Tensor) -> Tensor:
     return compare(x, anchors, "cosine")
 
 
+def angular(x: Tensor, anchors: Tensor) -> Tensor:
+    r"""Angle between each row and each anchor as a share of a half turn, :math:`\arccos(c)/\pi`.
+
+    The geodesic distance on the sphere, a monotone function of the cosine with the same
+    invariances; 0 for equal and 1 for opposite directions, 1/2 for a zero row. The gradient is
+    finite everywhere, and zero at equal and opposite directions. O(NAD) time.
+
+    Shape:
+        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
+
+    Example:
+        >>> angular(torch.tensor([1.0, 1.0]), torch.tensor([[2.0, 0.0], [-1.0, -1.0]]))
+        tensor([0.2500, 1.0000])
+
+    References:
+        arXiv:2310.01211.
+    """
+    return compare(x, anchors, "angular")
+
+
 def inner(x: Tensor, anchors: Tensor) -> Tensor:
     r"""Inner product of each row with each anchor, :math:`r_j = \langle x, a_j\rangle`.
 
@@ -76,9 +394,9 @@ def euclidean(x: Tensor, anchors: Tensor) -> Tensor:
     r"""Distance of each row to each anchor, :math:`r_j = \lVert x - a_j\rVert_2`.
 
     Both sides are shifted by the anchors' mean first, which changes no distance but keeps the
-    product form of `torch.cdist` precise far from the origin. What is left of its cancellation is
-    an error of about :math:`\sqrt\epsilon` times the spread of the anchors at coincident points,
-    where the gradient is zero. Invariant to rotations and translations. O(NAD) time.
+    product form precise far from the origin. What is left of its cancellation is an error of about
+    :math:`\sqrt\epsilon` times the spread of the anchors at coincident points, where the gradient
+    is zero. Invariant to rotations and translations. O(NAD) time, one matrix product.
 
     Shape:
         - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
@@ -86,73 +404,82 @@ def euclidean(x: Tensor, anchors: Tensor) -> Tensor:
     Example:
         >>> euclidean(torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
         tensor([5., 4.])
+
+    References:
+        arXiv:2310.01211.
     """
     return compare(x, anchors, "euclidean")
 
 
-def compare(x: Tensor, anchors: Tensor, similarity: SimilarityLike) -> Tensor:
-    """Both steps of a similarity, checked: ``(..., D), (A, D) -> (..., A)``."""
-    _checks.check_rows("anchors", anchors)
-    _checks.check_features("x", x, anchors.shape[1])
-    rule = resolve(similarity)
-    return checked_code(
-        rule.compare(x, *(p.to(x.dtype) for p in rule.prepare(anchors))), x, anchors.shape[0]
-    )
+def l1(x: Tensor, anchors: Tensor) -> Tensor:
+    r"""City-block distance, :math:`r_j = \sum_d |x_d - a_{jd}|`.
+
+    Invariant to translations and permutations, not to rotations. Grows like D. O(NAD) time with no
+    matrix product to carry it: tens of times slower than a cosine, in O(NA) memory.
+
+    Shape:
+        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
+
+    Example:
+        >>> l1(torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+        tensor([7., 4.])
+
+    References:
+        arXiv:2310.01211.
+    """
+    return compare(x, anchors, "l1")
 
 
-def resolve(similarity: SimilarityLike) -> Rule:
-    """The rule behind a name, or behind a callable, which may declare ``invariant_to``."""
-    if callable(similarity):
-        declared = closure(getattr(similarity, "invariant_to", ()))
-        return Rule(_itself, similarity, declared)
-    _checks.check_choice("similarity", similarity, RULES)
-    return RULES[similarity]
+def linf(x: Tensor, anchors: Tensor) -> Tensor:
+    r"""Largest coordinate distance, :math:`r_j = \max_d |x_d - a_{jd}|`.
+
+    Invariant to translations and permutations, not to rotations. Its gradient flows through one
+    coordinate. O(NAD) time without a matrix product, O(NA) memory.
+
+    Shape:
+        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
+
+    Example:
+        >>> linf(torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+        tensor([4., 4.])
+
+    References:
+        arXiv:2310.01211.
+    """
+    return compare(x, anchors, "linf")
 
 
-def checked_code(code: Tensor, x: Tensor, num_anchors: int) -> Tensor:
-    """Refuse the output of a similarity that is not one number for each row and anchor."""
-    wanted = (*x.shape[:-1], num_anchors)
-    if tuple(code.shape) != wanted:
+def basis(x: Tensor, anchors: Tensor) -> Tensor:
+    r"""Coordinates of each row in the anchors: the shortest best combination.
+
+    .. math:: w = \arg\min_w \lVert w A - x\rVert_2 = x A^{+}
+
+    With :math:`A \ge D` anchors that span the space it is invariant to every linear map; with fewer
+    only to rotations and a global scale. As many anchors as dimensions is the worst case: the
+    condition number of the anchors then multiplies the rounding. `Basis` has a ridge. O(A D
+    min(A, D)) once for the anchors, in float64, then O(NAD).
+
+    Shape:
+        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
+
+    Example:
+        >>> basis(torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        tensor([3., 2.])
+
+    References:
+        Released code of arXiv:2209.15430, where it is called basis change.
+    """
+    return compare(x, anchors, "basis")
+
+
+def _solve(products: Tensor, anchors: Tensor, rule: Similarity, rank: int | None = None) -> Tensor:
+    """Rows with the given inner products with the anchors."""
+    available = anchors.shape[0] if rank is None else rank
+    if available < anchors.shape[1]:
+        extra = anchors.shape[0] - available
         raise ValueError(
-            f"`similarity` must return shape {wanted} for x of shape {tuple(x.shape)} and "
-            f"{num_anchors} anchors, got {tuple(code.shape)}."
+            f"{rule} can be inverted with at least {anchors.shape[1] + extra} anchors in "
+            f"{anchors.shape[1]} dimensions, got {anchors.shape[0]}. Use more anchors."
         )
-    return code
-
-
-def _itself(anchors: Tensor) -> tuple[Tensor, ...]:
-    return (anchors,)
-
-
-def _prepare_cosine(anchors: Tensor) -> tuple[Tensor, ...]:
-    return (unit_rows(anchors),)
-
-
-def _compare_cosine(x: Tensor, anchors: Tensor) -> Tensor:
-    return unit_rows(x) @ anchors.mT
-
-
-def _compare_inner(x: Tensor, anchors: Tensor) -> Tensor:
-    return x @ anchors.mT
-
-
-def _prepare_euclidean(anchors: Tensor) -> tuple[Tensor, ...]:
-    mean = at_least_float32(anchors).mean(0)
-    return mean, at_least_float32(anchors) - mean
-
-
-def _compare_euclidean(x: Tensor, mean: Tensor, centred: Tensor) -> Tensor:
-    wide = at_least_float32(x)
-    rows = (wide - mean.to(wide.dtype)).reshape(-1, wide.shape[-1])
-    # Always the product form: the other one is chosen by size, so that the answer for a row would
-    # depend on its batch, cannot be exported with a dynamic batch, and is not twice differentiable.
-    code = torch.cdist(rows, centred.to(wide.dtype), compute_mode="use_mm_for_euclid_dist")
-    return code.reshape(*x.shape[:-1], centred.shape[0]).to(x.dtype)
-
-
-#: The named similarities.
-RULES: dict[str, Rule] = {
-    "cosine": Rule(_prepare_cosine, _compare_cosine, closure(("rotation", "sample_scale"))),
-    "inner": Rule(_itself, _compare_inner, closure(("rotation",))),
-    "euclidean": Rule(_prepare_euclidean, _compare_euclidean, closure(("rotation", "translation"))),
-}
+    inverse = torch.linalg.pinv(as_float64(anchors)).mT
+    return products @ inverse.to(products)

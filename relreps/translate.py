@@ -57,7 +57,9 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
     _checks.check_rows("x", x)
     _checks.check_rows("y", y)
     _checks.check_paired(x, y)
-    return polar_factor(at_least_float32(x).mT @ at_least_float32(y)).to(x.dtype)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    return polar_factor(x.to(wide).mT @ y.to(wide)).to(dtype)
 
 
 class ProcrustesTranslator(FittedModule):
@@ -73,7 +75,7 @@ class ProcrustesTranslator(FittedModule):
         in_features: Width :math:`D_x` of the source space.
         out_features: Width :math:`D_y` of the target space.
         scale: ``"none"`` (s = 1), ``"umeyama"`` (least squares, shrinks under noise) or ``"norm"``
-            (keeps the average length of the target).
+            (gives the moved pairs the mean square length of the target).
         allow_reflection: If false the map is a proper rotation; needs equal widths.
         pre: ``"center"``, ``"standard"`` (each feature by its deviation), ``"unit"`` (rows of
             length one; the average length of the target is restored) or None.
@@ -156,20 +158,32 @@ class ProcrustesTranslator(FittedModule):
         cross = (left * w).mT @ right
         singular = torch.linalg.svdvals(cross)
         rank = int((singular > rank_tolerance(singular, cross.shape)).sum())
-        if rank == 0:
+        lengths = torch.stack([(side**2 * w).sum().sqrt() for side in (left, right)])
+        if singular[0] <= rank_tolerance(lengths.prod()[None], cross.shape):
             raise ValueError(
                 "`x` and `y` must vary together, but the pairs determine no direction (rank 0). "
                 "Give at least two pairs with different rows on both sides."
             )
         rotation = polar_factor(cross, self.allow_reflection)
-        scaling = self._scaling(rotation, cross, (left**2 * w).sum(), (right**2 * w).sum())
+        moved = ((left @ rotation) ** 2 * w).sum().sqrt()
+        gain = (rotation * cross).sum()
+        if self.scale == "umeyama" and gain <= rank_tolerance(singular, cross.shape):
+            raise ValueError(
+                "`scale='umeyama'` must find a positive scale, but without reflections no rotation "
+                "brings `x` nearer to `y`. Use `allow_reflection=True` or another scale."
+            )
+        scaling = {
+            "none": torch.ones_like(gain),
+            "umeyama": gain / moved**2,
+            "norm": lengths[1] / moved,
+        }[self.scale]
         full = min(self.in_features, self.out_features)
         if rank < full:
             warnings.warn(
                 f"{x.shape[0]} pairs determine {rank} of {full} directions; the others are mapped "
                 "as nearly as possible to themselves. Give more pairs if they matter.",
                 NumericalWarning,
-                stacklevel=2,
+                stacklevel=3,  # no_grad is a frame of its own
             )
         self.rotation.copy_(rotation)
         self.scaling.copy_(scaling)
@@ -222,20 +236,12 @@ class ProcrustesTranslator(FittedModule):
         mean = moments.means[0]
         if self.pre == "center":
             rest = rows - mean
-            if rest.norm() <= 10 * torch.finfo(x.dtype).eps * rows.norm():
+            counted = slice(None) if weights is None else weights > 0
+            if rest[counted].norm() <= 10 * torch.finfo(x.dtype).eps * rows[counted].norm():
                 rest = torch.zeros_like(rest)  # all rows equal: what is left of them is rounding
             return mean, one, rest
         std = deviations(moments, x.dtype)
         return mean, std, standard_scale(rows, mean, std)
-
-    def _scaling(
-        self, rotation: Tensor, cross: Tensor, squares_x: Tensor, squares_y: Tensor
-    ) -> Tensor:
-        if self.scale == "none":
-            return torch.ones_like(squares_x)
-        if self.scale == "norm":
-            return (squares_y / squares_x).sqrt()
-        return (rotation * cross).sum() / squares_x
 
     def _move(
         self, rows: Tensor, sides: tuple[str, str], matrix: Tensor, scaling: Tensor
