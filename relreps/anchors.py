@@ -8,9 +8,11 @@ as everywhere in torch, so calling a sampler twice gives two draws.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relreps import _checks
 from relreps._linalg import at_least_float32, unit_rows
@@ -208,14 +210,78 @@ class KMeansAnchors(AbstractSampler):
         return rows[torch.tensor(chosen, device=rows.device)]
 
 
+class EMAAnchors(nn.Module):
+    r"""Anchors that follow an encoder as it drifts, by an exponential moving average.
+
+    .. math:: A_0 = E_0, \qquad A_t = \alpha A_{t-1} + (1 - \alpha) E_t
+
+    The first update copies, so no zeros are averaged in. Updates carry no gradient, and the state,
+    the step count included, is in the checkpoint. Every process that is given the same encodings
+    keeps the same anchors. O(AD) an update.
+
+    Args:
+        num_anchors: Number of anchors A.
+        in_features: Width D of the space.
+        decay: :math:`\alpha` in [0, 1], or a function from the number of earlier updates to it.
+
+    Example:
+        >>> ema = EMAAnchors(1, 2, decay=0.5)
+        >>> ema.update(torch.zeros(1, 2)).update(torch.ones(1, 2)).anchors
+        tensor([[0.5000, 0.5000]])
+
+    References:
+        R3L, arXiv:2404.12917.
+    """
+
+    anchors: Tensor
+    updates: Tensor
+
+    def __init__(
+        self, num_anchors: int, in_features: int, decay: float | Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        _checks.check_size("num_anchors", num_anchors)
+        _checks.check_size("in_features", in_features)
+        if not callable(decay) and not 0 <= decay <= 1:
+            raise ValueError(f"`decay` must be in [0, 1], got {decay}.")
+        self.decay = decay
+        self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def update(self, anchors: Tensor) -> Self:
+        """Take one step towards new encodings ``(A, D)`` of the anchor samples."""
+        _checks.check_floating("anchors", anchors)
+        if anchors.shape != self.anchors.shape:
+            raise ValueError(
+                f"`anchors` must have shape {tuple(self.anchors.shape)}, "
+                f"got {tuple(anchors.shape)}."
+            )
+        alpha = self.decay(self.updates) if callable(self.decay) else self.decay
+        new = anchors.to(self.anchors)
+        mixed = self.anchors * alpha + new * (1 - alpha)
+        self.anchors.copy_(torch.where(self.updates == 0, new, mixed))
+        self.updates.add_(1)
+        return self
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return f"{self.anchors.shape[0]}, {self.anchors.shape[1]}, decay={self.decay}"
+
+
 def _prepared(x: Tensor, normalize: bool) -> Tensor:
     """Rows in at least float32: directions, or positions about their mean, at most 1 large."""
     x = at_least_float32(x)
     if normalize:
         return unit_rows(x)
-    x = x / largest if (largest := x.abs().max()) > 0 else x
-    x = x - x.mean(0)
-    return x * inverse_or_zero(x.abs().max())
+    x = _scaled(x)
+    return _scaled(x - x.mean(0))
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """``x`` over its largest entry: no pick changes, and squares stay in the range of the type."""
+    largest = x.abs().max()
+    return x / torch.where(largest > 0, largest, 1)
 
 
 def _nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,12 +308,16 @@ def _cluster_means(rows: Tensor, assigned: Tensor, distance: Tensor, clusters: i
 
 
 def _nearest_free_rows(rows: Tensor, centres: Tensor) -> Tensor:
-    """For each centre in turn, the nearest row not taken by an earlier one."""
+    """For each centre in turn, the nearest row not taken by an earlier one, the lowest if tied.
+
+    Both rows of a cluster of two are equally near to its mean: rounding must not choose.
+    """
     squares = rows.square().sum(-1)
+    rounding = 8 * torch.finfo(rows.dtype).eps * squares.max()
     taken = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
     chosen = torch.empty(centres.shape[0], dtype=torch.long, device=rows.device)
     for i, centre in enumerate(centres):
-        distance = torch.addmv(squares, rows, centre, alpha=-2)
-        chosen[i] = distance.masked_fill_(taken, torch.inf).argmin()
+        distance = torch.addmv(squares, rows, centre, alpha=-2).masked_fill_(taken, torch.inf)
+        chosen[i] = (distance <= distance.min() + rounding).to(torch.uint8).argmax()
         taken[chosen[i]] = True
     return chosen

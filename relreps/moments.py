@@ -9,6 +9,7 @@ chunking, and any order of merging, gives the same moments up to float64 roundin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -74,7 +75,28 @@ def row_moments(
     return total
 
 
-def merged(a: RowMoments, b: RowMoments, pairs: Pairs, product: Product) -> RowMoments:
+def finite_moments(take: Callable[..., RowMoments], *sides: Tensor) -> RowMoments:
+    """``take(*sides)``, or an error that names the first row that is not finite. Synchronises.
+
+    Only the result is looked at, which is finite if and only if the rows are (or they are so large
+    that their squares overflow, and then float64 is tried): no pass over the data is spent.
+    """
+    moments = take(*sides)
+    if _is_finite(moments):
+        return moments
+    for name, side in zip("xy", sides, strict=False):
+        _checks.check_finite(name, side)
+    return take(*(as_float64(side) for side in sides))
+
+
+def _is_finite(moments: RowMoments) -> bool:
+    parts = (*moments.means, *moments.scatters)
+    return moments.total.is_meta or all(bool(part.isfinite().all()) for part in parts)
+
+
+def merged(
+    a: RowMoments, b: RowMoments, pairs: Pairs = ((0, 0),), product: Product = elementwise
+) -> RowMoments:
     """Moments of the rows of ``a`` and ``b`` together (Chan, Golub and LeVeque 1983)."""
     total = a.total + b.total
     share = b.total / torch.where(total > 0, total, 1)
@@ -145,12 +167,11 @@ class _Stream(nn.Module):
     def _update(self, *sides: Tensor, weights: Tensor | None) -> Self:
         for name, side, size in zip("xy", sides, self._sizes, strict=False):
             _checks.check_rows(name, side, size, minimum=0)
-            _checks.check_finite(name, side)
         if weights is not None:
             _checks.check_weights(weights, sides[0].shape[0])
         with torch.no_grad():
-            new = row_moments(*sides, pairs=self._pairs, product=self._product, weights=weights)
-        return self._add(new)
+            take = partial(row_moments, pairs=self._pairs, product=self._product, weights=weights)
+            return self._add(finite_moments(take, *sides))
 
     def merge(self, other: Self) -> Self:
         """Add what another stream of the same sizes has seen."""

@@ -9,17 +9,19 @@ Each function is the map for given statistics; the module of the same purpose re
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from relreps import _checks
-from relreps._invariance import ABSORBED, BROKEN, Residues, invariances, residues
-from relreps._linalg import at_least_float32, inverse_or_zero, unit_rows
+from relreps._invariance import ABSORBED, BROKEN, Residues, invariances, residues, then
+from relreps._linalg import at_least_float32, inverse_or_zero, inverse_sqrt, unit_rows
 from relreps._state import FittedModule
-from relreps.moments import RowMoments, elementwise, merged, row_moments
+from relreps.moments import RowMoments, elementwise, finite_moments, merged, outer, row_moments
 
 
 def center(x: Tensor, mean: Tensor) -> Tensor:
@@ -43,6 +45,26 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     wide = at_least_float32(x)
     return ((wide - mean.to(wide.dtype)) * inverse_or_zero(std.to(wide.dtype))).to(x.dtype)
+
+
+def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    r"""Undo `standard_scale`, :math:`\sigma x + \mu`; constant features are their mean.
+
+    Shape:
+        - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
+    """
+    wide = at_least_float32(x)
+    return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
+
+
+def whiten(x: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
+    r"""Centre and multiply by a matrix, :math:`(x - \mu) W`. O(ND^2).
+
+    Shape:
+        - x: :math:`(*, D)`; mean: :math:`(D,)`; matrix: :math:`(D, D)`. Output: as ``x``.
+    """
+    wide = at_least_float32(x)
+    return ((wide - mean.to(wide.dtype)) @ matrix.to(wide.dtype)).to(x.dtype)
 
 
 def deviations(moments: RowMoments, dtype: torch.dtype) -> Tensor:
@@ -69,6 +91,12 @@ def unit_norm(x: Tensor) -> Tensor:
     return unit_rows(x)
 
 
+_ALL_EQUAL = (
+    "`x` must vary in at least one feature, got rows that are all equal. "
+    "Give at least two different rows."
+)
+
+
 class AbstractNormalizer(nn.Module, ABC):
     """A map of rows ``(..., D) -> (..., D)``, fitted on reference rows, that says what it removes.
 
@@ -76,6 +104,8 @@ class AbstractNormalizer(nn.Module, ABC):
     """
 
     residues: Residues
+    #: Whether reference rows sum to zero behind it, and so span one dimension less.
+    centres: bool = False
 
     @property
     def invariant_to(self) -> frozenset[str]:
@@ -85,6 +115,10 @@ class AbstractNormalizer(nn.Module, ABC):
     @abstractmethod
     def fit(self, x: Tensor) -> Self:
         """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten."""
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Rows ``(..., D)`` in the original space, where the map is one-to-one."""
+        raise ValueError(f"{self} has no inverse: it does not determine the row.")
 
     @abstractmethod
     def relative_to(self, x: Tensor, reference: Tensor) -> Tensor:
@@ -147,7 +181,9 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
     """
 
     mean: Tensor
+    centres = True
     _statistics: tuple[str, ...]
+    _product = staticmethod(elementwise)
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -155,7 +191,7 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
         self.in_features = in_features
         self._seen: RowMoments | None = None
         for name in self._statistics:
-            self.register_buffer(name, torch.zeros(in_features))
+            self.register_buffer(name, torch.zeros(self._shape_of(name)))
 
     def fit(self, x: Tensor) -> Self:
         """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten. O(ND)."""
@@ -195,11 +231,14 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
 
     # What a subclass gives.
 
+    def _shape_of(self, statistic: str) -> tuple[int, ...]:
+        return (self.in_features,)
+
     @abstractmethod
     def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]: ...
 
-    def _refuse(self, *statistics: Tensor) -> None:
-        """Raise if no map follows from these statistics. May look at values."""
+    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
+        """Raise if no map follows from these moments. May look at values."""
 
     @abstractmethod
     def _map(self, x: Tensor, *statistics: Tensor) -> Tensor: ...
@@ -210,20 +249,19 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
     # What it gets.
 
     def _moments(self, x: Tensor) -> RowMoments:
-        return row_moments(x)
+        return row_moments(x, product=self._product)
 
     def _merged(self, a: RowMoments, b: RowMoments) -> RowMoments:
-        return merged(a, b, ((0, 0),), elementwise)
+        return merged(a, b, product=self._product)
 
     def _checked_moments(self, x: Tensor) -> RowMoments:
         _checks.check_rows("x", x, self.in_features)
-        _checks.check_finite("x", x)
         with torch.no_grad():
-            return self._moments(x)
+            return finite_moments(self._moments, x)
 
     def _adopt(self, moments: RowMoments, dtype: torch.dtype) -> Self:
         statistics = self._solve(moments, dtype)
-        self._refuse(*statistics)
+        self._refuse(moments, *statistics)
         self._write(statistics)
         self._seen = moments
         return self
@@ -284,6 +322,55 @@ class Center(AbstractFittedNormalizer):
         return center(x, -statistics[0])
 
 
+class IsotropicScale(AbstractFittedNormalizer):
+    r"""Centre, and divide by the root mean square distance to the centre.
+
+    .. math:: (x - \mu) / \rho, \qquad \rho^2 = \tfrac1A \sum_j \lVert a_j - \mu\rVert_2^2
+
+    One number for the whole space, so directions keep their relative sizes and rotations stay
+    rotations. Behind it a distance no longer depends on the unit of the space.
+
+    Args:
+        in_features: Number of features D.
+
+    Shape:
+        - Input: :math:`(*, D)`. Output: the same.
+
+    Raises:
+        ValueError: The reference rows are all equal.
+        RuntimeError: Used before `fit`.
+
+    Example:
+        >>> norm = IsotropicScale(2).fit(torch.tensor([[0.0, 0.0], [6.0, 8.0]]))
+        >>> norm(torch.tensor([[6.0, 8.0]]))
+        tensor([[0.6000, 0.8000]])
+    """
+
+    scale: Tensor
+    residues = residues(
+        translation=ABSORBED, isotropic_scale=ABSORBED, affine="linear", sample_scale=BROKEN
+    )
+    _statistics = ("mean", "scale")
+
+    def _shape_of(self, statistic: str) -> tuple[int, ...]:
+        return () if statistic == "scale" else (self.in_features,)
+
+    def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        # As one feature, whose deviation is the length of all of them.
+        lengths = torch.linalg.vector_norm(deviations(moments, dtype))
+        return moments.means[0], lengths
+
+    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
+        if not bool(statistics[1] > 0):
+            raise ValueError(_ALL_EQUAL)
+
+    def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
+        return standard_scale(x, *statistics)
+
+    def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor:
+        return inverse_standard_scale(x, *statistics)
+
+
 class StandardScale(AbstractFittedNormalizer):
     r"""Standardise each feature on the reference rows, :math:`(x - \mu) / \sigma`.
 
@@ -327,20 +414,272 @@ class StandardScale(AbstractFittedNormalizer):
     def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return moments.means[0], deviations(moments, dtype)
 
-    def _refuse(self, *statistics: Tensor) -> None:
+    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
         if not bool((statistics[1] > 0).any()):
-            raise ValueError(
-                "`x` must vary in at least one feature, got rows that are all equal. "
-                "Give at least two different rows."
-            )
+            raise ValueError(_ALL_EQUAL)
 
     def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
         return standard_scale(x, *statistics)
 
     def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        mean, std = statistics
+        return inverse_standard_scale(x, *statistics)
+
+
+class Whiten(AbstractFittedNormalizer):
+    r"""Whiten on the reference rows: unit covariance, in the coordinates nearest to the original.
+
+    .. math:: (x - \mu)\, C_\gamma^{-1/2}, \qquad
+              C_\gamma = (1 - \gamma)\, C + \gamma\, \tfrac{\operatorname{tr} C}{D} I
+
+    With the symmetric root (ZCA) an invertible affine map of the space becomes a rotation, which a
+    cosine, inner product or euclidean distance removes. That needs :math:`\gamma = 0` and more rows
+    than features; shrinkage :math:`\gamma > 0` works with any number and keeps rotations, shifts
+    and a global scale only. Constant features map to 0 and come back as their mean. Fit:
+    O(ND^2 + D^3). A call: O(ND^2).
+
+    Args:
+        in_features: Number of features D.
+        shrinkage: :math:`\gamma` in [0, 1]; at 1 every direction is scaled alike.
+
+    Shape:
+        - Input: :math:`(*, D)`. Output: the same.
+
+    Raises:
+        ValueError: Too few rows for no shrinkage, or rows that are all equal.
+        RuntimeError: Used before `fit`.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+        >>> norm = Whiten(2).fit(rows)
+        >>> torch.cov(norm(rows).T, correction=0)
+        tensor([[1., 0.],
+                [0., 1.]])
+
+    References:
+        ZCA: Bell and Sejnowski 1997; whitened inner products: arXiv:2605.30596.
+    """
+
+    matrix: Tensor
+    unmatrix: Tensor
+    _statistics = ("mean", "matrix", "unmatrix")
+    _product = staticmethod(outer)
+
+    def __init__(self, in_features: int, shrinkage: float = 0.0) -> None:
+        if not 0 <= shrinkage <= 1:
+            raise ValueError(f"`shrinkage` must be in [0, 1], got {shrinkage}.")
+        super().__init__(in_features)
+        self.shrinkage = float(shrinkage)
+
+    @property
+    def residues(self) -> Residues:  # type: ignore[override]
+        """What is left of each transformation: a rotation if there is no shrinkage."""
+        left = "linear" if self.shrinkage else "rotation"
+        return residues(
+            translation=ABSORBED,
+            isotropic_scale=ABSORBED,
+            feature_scale=left,
+            linear=left,
+            affine=left,
+            sample_scale=BROKEN,
+        )
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return f"in_features={self.in_features}, shrinkage={self.shrinkage}"
+
+    def _shape_of(self, statistic: str) -> tuple[int, ...]:
+        return (self.in_features,) if statistic == "mean" else (self.in_features,) * 2
+
+    def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        covariance, active = self._covariance(moments, dtype)
+        # Constant features stand aside as a block of their own while the root is taken.
+        aside = torch.diag((~active).to(covariance.dtype))
+        matrix = inverse_sqrt(covariance + aside) - aside
+        return moments.means[0], matrix, covariance @ matrix
+
+    def _covariance(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Shrunk covariance with zeros for constant features, and the mask of the others."""
+        covariance = moments.scatters[0] / moments.total
+        diagonal = RowMoments(moments.total, moments.means, (moments.scatters[0].diagonal(),))
+        active = deviations(diagonal, dtype) > 0
+        covariance = torch.where(active[:, None] & active, covariance, 0)
+        level = covariance.trace() / active.sum().clamp(min=1)
+        ridge = torch.diag(active.to(covariance.dtype) * level)
+        return (1 - self.shrinkage) * covariance + self.shrinkage * ridge, active
+
+    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
+        covariance, active = self._covariance(moments, torch.float64)
+        if not bool(active.any()):
+            raise ValueError(_ALL_EQUAL)
+        values = torch.linalg.eigvalsh(covariance[active][:, active])
+        rank = int((values > values[-1] * len(values) * torch.finfo(values.dtype).eps).sum())
+        if rank < len(values):
+            raise ValueError(
+                f"`x` must vary in all {len(values)} directions to be whitened without shrinkage, "
+                f"but {int(moments.total)} rows vary in {rank}. Give more rows, or set "
+                "`shrinkage` above 0 (0.1, say)."
+            )
+
+    def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
+        mean, matrix, _ = statistics
+        return whiten(x, mean, matrix)
+
+    def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor:
+        mean, _, unmatrix = statistics
         wide = at_least_float32(x)
-        return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
+        return (wide @ unmatrix.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
+
+
+class RunningScale(AbstractNormalizer):
+    r"""The normaliser of the released code of the robust relative transformation, for parity.
+
+    A batch normalisation without learned scale, shared by samples and anchors. While training, the
+    samples are scaled by their own batch and the anchors by theirs, and each pass moves one running
+    mean and variance, which therefore settle on about 59 % anchors and 41 % samples (with momentum
+    0.3). In eval the running statistics serve both. So a training code depends on the batch, the
+    first steps are dominated by the initial 0 and 1, and the absolute epsilon ties the code to the
+    unit of the space: invariant to permutations alone. Use `StandardScale` for anything else.
+
+    Args:
+        in_features: Number of features D.
+        momentum: Weight of the newest statistics.
+        eps: Added to the variance.
+
+    Shape:
+        - Input: :math:`(N, D)`. Output: the same.
+
+    References:
+        Released code of arXiv:2409.10967.
+    """
+
+    residues = residues(
+        **dict.fromkeys(
+            (
+                "rotation",
+                "translation",
+                "isotropic_scale",
+                "feature_scale",
+                "sample_scale",
+                "linear",
+                "affine",
+            ),
+            BROKEN,
+        )
+    )
+
+    def __init__(self, in_features: int, momentum: float = 0.3, eps: float = 1e-5) -> None:
+        super().__init__()
+        _checks.check_size("in_features", in_features)
+        self.in_features = in_features
+        self.norm = nn.BatchNorm1d(in_features, eps=eps, momentum=momentum, affine=False)
+
+    def fit(self, x: Tensor) -> Self:
+        """Move the running statistics one step towards the rows ``(N, D)``."""
+        _checks.check_rows("x", x, self.in_features, minimum=2)
+        _checks.check_finite("x", x)
+        self._refit(x)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise rows ``(..., D)``: by themselves while training, else by running statistics."""
+        _checks.check_features("x", x, self.in_features)
+        kind = self.norm.running_mean.dtype  # type: ignore[union-attr]
+        flat: Tensor = self.norm(x.reshape(-1, self.in_features).to(kind))
+        return flat.reshape(x.shape).to(x.dtype)
+
+    def relative_to(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Normalise ``x``; the reference counts only through the running statistics."""
+        return self(x)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _refit(self, x: Tensor) -> None:
+        training = self.norm.training
+        self.norm.train()(x)
+        self.norm.train(training)
+
+
+class NormalizerChain(AbstractNormalizer):
+    """Normalisers one after the other, each fitted on what the ones before it make of the rows.
+
+    Args:
+        normalizers: At least one; those with ``in_features`` must agree on it.
+
+    Shape:
+        - Input: :math:`(*, D)`. Output: the same.
+
+    Raises:
+        ValueError: No normalisers, or different widths.
+
+    Example:
+        >>> chain = NormalizerChain(Center(2), UnitNorm())
+        >>> chain.fit(torch.tensor([[1.0, 1.0], [3.0, 1.0]]))(torch.tensor([[2.0, 6.0]]))
+        tensor([[0., 1.]])
+    """
+
+    def __init__(self, *normalizers: AbstractNormalizer) -> None:
+        super().__init__()
+        for i, normalizer in enumerate(normalizers):
+            if not isinstance(normalizer, AbstractNormalizer):
+                came = type(normalizer).__name__
+                raise TypeError(f"`normalizers[{i}]` must be a normaliser of relreps, got {came}.")
+        widths = [n.in_features for n in normalizers if hasattr(n, "in_features")]
+        if not normalizers or len(set(widths)) > 1:
+            raise ValueError(
+                "`normalizers` must be one or more of the same width, got "
+                f"{', '.join(str(n) for n in normalizers) or 'none'}."
+            )
+        self.normalizers = nn.ModuleList(normalizers)
+        if widths:
+            self.in_features = widths[0]
+
+    @property
+    def residues(self) -> Residues:  # type: ignore[override]
+        """What is left of each transformation behind all of them."""
+        left: Residues = residues()
+        for normalizer in self:
+            left = then(left, normalizer.residues)
+        return left
+
+    @property
+    def centres(self) -> bool:  # type: ignore[override]
+        """Whether the rows lose one dimension on the way."""
+        return any(normalizer.centres for normalizer in self)
+
+    def __iter__(self) -> Iterator[AbstractNormalizer]:
+        return iter(self.normalizers)  # type: ignore[arg-type]
+
+    def fit(self, x: Tensor) -> Self:
+        """Fit each on the output of the one before; on an error nothing changes."""
+        trials = [copy.deepcopy(normalizer) for normalizer in self]
+        for trial in trials:
+            x = trial.fit(x)(x)
+        for normalizer, trial in zip(self, trials, strict=True):
+            normalizer.load_state_dict(trial.state_dict())
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise rows ``(..., D)``."""
+        for normalizer in self:
+            x = normalizer(x)
+        return x
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Undo each, last first."""
+        for normalizer in reversed(list(self)):
+            x = normalizer.inverse(x)
+        return x
+
+    def relative_to(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Fit on ``reference`` and map ``x``, without state; gradients reach both."""
+        for normalizer in self:
+            mapped = normalizer.relative_to(reference, reference)
+            x, reference = normalizer.relative_to(x, reference), mapped
+        return x
+
+    def _refit(self, x: Tensor) -> None:
+        for normalizer in self:
+            normalizer._refit(x)
+            x = normalizer(x)
 
 
 def _to(moments: RowMoments, device: torch.device) -> RowMoments:

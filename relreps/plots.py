@@ -78,6 +78,8 @@ def plot_image_rows(
     """
     ax = _axes(ax, "plot_image_rows")
     _checks.check_size("gap", gap, minimum=0)
+    for images in rows.values():
+        _checks.check_floating("rows", images)
     shapes = {label: tuple(images.shape) for label, images in rows.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 3 for shape in shapes.values()):
         raise ValueError(
@@ -121,6 +123,8 @@ def plot_spaces(
         cmap: Name of a matplotlib colour map.
     """
     _checks.check_choice("basis", basis, get_args(Basis))
+    if not spaces:
+        raise ValueError("`spaces` must name at least one space, got none.")
     if axes is None:
         pyplot = require("matplotlib.pyplot", extra="plots", purpose="plot_spaces")
         _, grid = pyplot.subplots(1, len(spaces), figsize=(4 * len(spaces), 4), squeeze=False)
@@ -132,6 +136,7 @@ def plot_spaces(
     plane: tuple[Tensor, Tensor] | None = None
     for ax, (name, x) in zip(axes, spaces.items(), strict=True):
         _checks.check_rows("spaces", x, minimum=2)
+        _checks.check_finite("spaces", x)
         if labels is not None:
             _checks.check_labels(labels, x.shape[0])
         rows = x.detach().cpu().double()

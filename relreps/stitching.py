@@ -57,6 +57,7 @@ class StitchingMatrix(NamedTuple):
         rows = [["encoder \\ decoder", *self.decoders]]
         for name, scores in zip(self.encoders, self.scores.tolist(), strict=True):
             rows.append([name, *("n/a" if s != s else f"{s:.{digits}f}" for s in scores)])
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         rule = [f"{'-' * widths[0]}", *(f"{'-' * (w - 1)}:" for w in widths[1:])]
         aligned = [

@@ -52,7 +52,7 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
                 [1., 0.]])
 
     References:
-        Schoenemann 1966; Maiorano et al., arXiv:2311.00664.
+        Schoenemann 1966; Maiorca et al., arXiv:2311.00664.
     """
     _checks.check_rows("x", x)
     _checks.check_rows("y", y)
@@ -97,7 +97,7 @@ class ProcrustesTranslator(FittedModule):
         tensor([[8., 6.]])
 
     References:
-        Maiorano et al., arXiv:2311.00664; scale: Umeyama 1991.
+        Maiorca et al., arXiv:2311.00664; scale: Umeyama 1991.
     """
 
     rotation: Tensor
@@ -152,31 +152,24 @@ class ProcrustesTranslator(FittedModule):
         _checks.check_finite("y", y)
         if weights is not None:
             _checks.check_weights(weights, x.shape[0])
+            counts = weights > 0
+            x, y, weights = x[counts], y[counts], weights[counts]
         mean_x, std_x, left = self._statistics(x, weights)
         mean_y, std_y, right = self._statistics(y, weights)
-        w = 1 if weights is None else as_float64(weights)[:, None]
-        cross = (left * w).mT @ right
+        if weights is not None:
+            roots = as_float64(weights).sqrt()[:, None]
+            left, right = left * roots, right * roots
+        cross = left.mT @ right
         singular = torch.linalg.svdvals(cross)
         rank = int((singular > rank_tolerance(singular, cross.shape)).sum())
-        lengths = torch.stack([(side**2 * w).sum().sqrt() for side in (left, right)])
-        if singular[0] <= rank_tolerance(lengths.prod()[None], cross.shape):
+        largest = left.norm() * right.norm()
+        if singular[0] <= rank_tolerance(largest[None], cross.shape):
             raise ValueError(
                 "`x` and `y` must vary together, but the pairs determine no direction (rank 0). "
                 "Give at least two pairs with different rows on both sides."
             )
         rotation = polar_factor(cross, self.allow_reflection)
-        moved = ((left @ rotation) ** 2 * w).sum().sqrt()
-        gain = (rotation * cross).sum()
-        if self.scale == "umeyama" and gain <= rank_tolerance(singular, cross.shape):
-            raise ValueError(
-                "`scale='umeyama'` must find a positive scale, but without reflections no rotation "
-                "brings `x` nearer to `y`. Use `allow_reflection=True` or another scale."
-            )
-        scaling = {
-            "none": torch.ones_like(gain),
-            "umeyama": gain / moved**2,
-            "norm": lengths[1] / moved,
-        }[self.scale]
+        scaling = self._scaling(left @ rotation, right)
         full = min(self.in_features, self.out_features)
         if rank < full:
             warnings.warn(
@@ -236,12 +229,26 @@ class ProcrustesTranslator(FittedModule):
         mean = moments.means[0]
         if self.pre == "center":
             rest = rows - mean
-            counted = slice(None) if weights is None else weights > 0
-            if rest[counted].norm() <= 10 * torch.finfo(x.dtype).eps * rows[counted].norm():
+            if rest.norm() <= 10 * torch.finfo(x.dtype).eps * rows.norm():
                 rest = torch.zeros_like(rest)  # all rows equal: what is left of them is rounding
             return mean, one, rest
         std = deviations(moments, x.dtype)
         return mean, std, standard_scale(rows, mean, std)
+
+    def _scaling(self, moved: Tensor, target: Tensor) -> Tensor:
+        """Scale for pre-processed source rows, turned already, and target rows."""
+        if self.scale == "none":
+            return torch.ones_like(moved[0, 0])
+        norms: Tensor = torch.linalg.matrix_norm(torch.stack((moved, target)))
+        if self.scale == "norm":
+            return norms[1] / norms[0]
+        cosine = (moved * target).sum() / norms.prod()
+        if cosine <= torch.finfo(moved.dtype).eps:
+            raise ValueError(
+                "`scale='umeyama'` finds no positive scale, because no rotation without a "
+                "reflection brings `x` nearer to `y`. Allow reflections or choose another scale."
+            )
+        return cosine * norms[1] / norms[0]
 
     def _move(
         self, rows: Tensor, sides: tuple[str, str], matrix: Tensor, scaling: Tensor

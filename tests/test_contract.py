@@ -62,6 +62,83 @@ def stitched(fitted=True):
     return relreps.StitchedModel(nn.Linear(D, 6), nn.Linear(4, 3), translator)
 
 
+def subspaces(fitted=True):
+    module = relreps.SubspaceProjection(D, A, 2)
+    return module.set_anchors(anchors()) if fitted else module
+
+
+def product(aggregation, **options):
+    def make(fitted=True):
+        torch.manual_seed(5)
+        parts = [relreps.RelativeProjection(D, A, name) for name in ("cosine", "l1", "euclidean")]
+        module = relreps.ProductProjection(parts, aggregation, **options)
+        return module.set_anchors(anchors()) if fitted else module
+
+    return make
+
+
+class SparseValues(relreps.SparseRelativeProjection):
+    """The fixed-shape form of the sparse code; CSR output is no strided tensor."""
+
+    def forward(self, x):
+        return self.topk(x).values
+
+
+def sparse(fitted=True):
+    module = SparseValues(D, 3 * D, 4, chunk_size=7)
+    return module.set_anchors(wide_anchors()) if fitted else module
+
+
+def basis(ridge=0.0):
+    def make(fitted=True):
+        module = relreps.RelativeProjection(D, 3 * D, relreps.similarity.Basis(ridge=ridge))
+        return module.set_anchors(wide_anchors()) if fitted else module
+
+    return make
+
+
+def frame(fitted=True):
+    module = relreps.ParsevalFrame(D, 3 * D)
+    return module.set_anchors(wide_anchors()) if fitted else module
+
+
+def geodesic(metric):
+    def make(fitted=True):
+        torch.manual_seed(6)
+        decoder = nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, 3))
+        module = relreps.RelativeProjection(D, A, relreps.RelativeGeodesic(decoder, 3, metric))
+        return module.set_anchors(anchors()) if fitted else module
+
+    return make
+
+
+def graph(fitted=True):
+    module = relreps.RelativeProjection(D, A, relreps.GraphGeodesic(wide_anchors(), k=4))
+    return module.set_anchors(anchors()) if fitted else module
+
+
+def attention(trainable):
+    def make(fitted=True):
+        torch.manual_seed(7)
+        if trainable:
+            return relreps.AnchorAttention(D, 3)
+        if fitted:
+            return relreps.AnchorAttention.from_values(torch.randn(D, 3))
+        return relreps.AnchorAttention(D, 3, trainable=False)
+
+    return make
+
+
+def chain(fitted=True):
+    module = relreps.NormalizerChain(relreps.Whiten(D), relreps.IsotropicScale(D))
+    return module.fit(wide_anchors()) if fitted else module
+
+
+def running(fitted=True):
+    module = relreps.RunningScale(D).eval()
+    return module.fit(wide_anchors()) if fitted else module
+
+
 CASES = {
     "cosine": projection("cosine"),
     "inner": projection("inner"),
@@ -82,10 +159,46 @@ CASES = {
     "Procrustes-rotation": translator(D, allow_reflection=False, pre=None),
     "RelativeEncoder": encoder,
     "StitchedModel": stitched,
+    "angular": projection("angular"),
+    "l1": projection("l1"),
+    "linf": projection("linf"),
+    "rescaled": projection(relreps.similarity.Rescaled("euclidean")),
+    "basis": basis(),
+    "basis-ridge": basis(ridge=0.1),
+    "cosine-isotropic": projection("cosine", lambda: relreps.IsotropicScale(D)),
+    "cosine-whiten": projection("cosine", lambda: relreps.Whiten(D, shrinkage=0.3)),
+    "IsotropicScale": normalizer(relreps.IsotropicScale),
+    "Whiten": normalizer(relreps.Whiten),
+    "NormalizerChain": chain,
+    "RunningScale": running,
+    "ParsevalFrame": frame,
+    "SubspaceProjection": subspaces,
+    "ProductProjection-concat": product("concat"),
+    "ProductProjection-sum": product("sum"),
+    "ProductProjection-mlp": product("mlp", out_features=6),
+    "ProductProjection-attention": product("attention", out_features=6),
+    "SparseRelativeProjection": sparse,
+    "GraphGeodesic": graph,
+    "RelativeGeodesic-euclidean": geodesic("euclidean"),
+    "RelativeGeodesic-spherical": geodesic("spherical"),
+    "RelativeGeodesic-fisher": geodesic("fisher"),
+    "Quantize-smooth": lambda fitted=True: relreps.Quantize(0.5, "smooth"),
+    "StratifiedMean": lambda fitted=True: relreps.StratifiedMean(torch.arange(D, device="cpu") % 3),
+    "AnchorAttention": attention(True),
+    "AnchorAttention-values": attention(False),
 }
 
 #: A module that holds parameters computes in their type, as torch's own do.
-HOLDS_PARAMETERS = {"euclidean-center-post", "RelativeEncoder", "StitchedModel"}
+HOLDS_PARAMETERS = {
+    "euclidean-center-post",
+    "RelativeEncoder",
+    "StitchedModel",
+    "ProductProjection-mlp",
+    "ProductProjection-attention",
+    "RelativeGeodesic-euclidean",
+    "RelativeGeodesic-spherical",
+    "RelativeGeodesic-fisher",
+}
 EXCEPTIONS = {(case, "dtype_is_kept") for case in HOLDS_PARAMETERS}
 
 
@@ -101,13 +214,16 @@ def test_contract(case, check):
 
 
 def test_every_public_module_is_in_the_contract():
-    streams = {relreps.Moments, relreps.FeatureMoments}  # no forward
+    without_forward = {relreps.Moments, relreps.FeatureMoments, relreps.EMAAnchors}
     public = {
         value
         for value in vars(relreps).values()
         if isinstance(value, type) and issubclass(value, nn.Module)
     }
-    assert public - streams <= {type(make()) for make in CASES.values()}
+    tested = {
+        cls for make in CASES.values() for part in make().modules() for cls in type(part).mro()
+    }
+    assert public - without_forward <= tested
 
 
 @pytest.mark.parametrize("check", CONTRACT)

@@ -1,21 +1,4 @@
-"""Similarities and distances of rows to anchors: ``(x, anchors) -> (..., A)``.
-
-A similarity works in two steps: `Similarity.prepare` (what depends on the anchors alone) and
-`Similarity.compare` (the rest, one product per call). `RelativeProjection` remembers the first
-step; the functions of this module do both at once.
-
-========== ===================================== ===================================
-name       value for row x and anchor a          invariant to
-========== ===================================== ===================================
-cosine     <x, a> / (|x| |a|)                    rotation, sample_scale
-angular    arccos(cosine) / pi                   rotation, sample_scale
-inner      <x, a>                                rotation
-euclidean  |x - a|_2                             rotation, translation
-l1         sum |x - a|                           permutation, translation
-linf       max |x - a|                           permutation, translation
-basis      coordinates w of x = sum w_j a_j      linear if the anchors span the space
-========== ===================================== ===================================
-"""
+"""Similarities as objects: in two steps, with what they are invariant to, and their inverses."""
 
 from __future__ import annotations
 
@@ -31,6 +14,7 @@ from torch import Tensor
 from relreps import _checks
 from relreps._invariance import closure
 from relreps._linalg import as_float64, at_least_float32, polar_factor, unit_rows
+
 
 class Similarity(ABC):
     """A similarity in two steps. Subclass it to have the first one remembered."""
@@ -56,7 +40,7 @@ class Similarity(ABC):
         """Rows ``(..., D)`` whose code for the anchors is ``code``, where that determines them."""
         raise ValueError(f"{self} has no inverse: it does not determine the row.")
 
-    def refuse(self, anchors: Tensor) -> None:
+    def refuse(self, anchors: Tensor) -> None:  # noqa: B027
         """Raise if these anchors cannot be used. May look at values."""
 
     def __call__(self, x: Tensor, anchors: Tensor) -> Tensor:
@@ -66,7 +50,7 @@ class Similarity(ABC):
 
 @dataclass(frozen=True)
 class Cosine(Similarity):
-    """See `cosine`."""
+    """Cosine of the angle; see `relreps.similarity.cosine`."""
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         return (unit_rows(anchors),)
@@ -79,13 +63,13 @@ class Cosine(Similarity):
 
     def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
         """Directions, given the average length of the anchors: a cosine does not see lengths."""
-        direction = unit_rows(_solve(code, unit_rows(anchors), self))
-        return direction * torch.linalg.vector_norm(anchors, dim=-1).mean()
+        length: Tensor = torch.linalg.vector_norm(anchors, dim=-1).mean()
+        return unit_rows(_solve(code, unit_rows(anchors), self)) * length
 
 
 @dataclass(frozen=True)
 class Angular(Cosine):
-    """See `angular`."""
+    """Share of a half turn; see `relreps.similarity.angular`."""
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         wide = at_least_float32(super().compare(x, *prepared))
@@ -101,7 +85,7 @@ class Angular(Cosine):
 
 @dataclass(frozen=True)
 class Inner(Similarity):
-    """See `inner`."""
+    """Inner product; see `relreps.similarity.inner`."""
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         return (anchors,)
@@ -155,7 +139,7 @@ class Distance(Similarity):
 
 @dataclass(frozen=True)
 class Basis(Similarity):
-    """See `basis`; with a choice of its regularisation.
+    """Coordinates in the anchors; see `relreps.similarity.basis`, with a choice of regularisation.
 
     Args:
         rcond: Singular values below this share of the largest count as zero; by default rounding,
@@ -263,7 +247,7 @@ class Rescaled(Similarity):
 
     def _unit(self, anchors: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
         between = at_least_float32(resolve(self.similarity).compare(anchors, *prepared))
-        i, j = torch.triu_indices(*between.shape, offset=1, device=between.device)
+        i, j = torch.triu_indices(len(between), len(between), offset=1, device=between.device)
         return between[i, j].median()
 
 
@@ -333,145 +317,6 @@ def checked_code(code: Tensor, x: Tensor, num_anchors: int) -> Tensor:
     return code
 
 
-def cosine(x: Tensor, anchors: Tensor) -> Tensor:
-    r"""Cosine of the angle between each row and each anchor.
-
-    .. math:: r_j = \frac{\langle x, a_j\rangle}{\lVert x\rVert_2\,\lVert a_j\rVert_2} \in [-1, 1]
-
-    A zero row gives zeros and has zero gradient. Invariant to rotations and to a positive scale of
-    each row; not to translations. O(NAD) time, one matrix product.
-
-    Shape:
-        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
-
-    Example:
-        >>> cosine(torch.tensor([3.0, 4.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
-        tensor([0.6000, 0.8000])
-
-    References:
-        Moschella et al., arXiv:2209.15430, equation 2.
-    """
-    return compare(x, anchors, "cosine")
-
-
-def angular(x: Tensor, anchors: Tensor) -> Tensor:
-    r"""Angle between each row and each anchor as a share of a half turn, :math:`\arccos(c)/\pi`.
-
-    The geodesic distance on the sphere, a monotone function of the cosine with the same
-    invariances; 0 for equal and 1 for opposite directions, 1/2 for a zero row. The gradient is
-    finite everywhere, and zero at equal and opposite directions. O(NAD) time.
-
-    Shape:
-        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
-
-    Example:
-        >>> angular(torch.tensor([1.0, 1.0]), torch.tensor([[2.0, 0.0], [-1.0, -1.0]]))
-        tensor([0.2500, 1.0000])
-
-    References:
-        arXiv:2310.01211.
-    """
-    return compare(x, anchors, "angular")
-
-
-def inner(x: Tensor, anchors: Tensor) -> Tensor:
-    r"""Inner product of each row with each anchor, :math:`r_j = \langle x, a_j\rangle`.
-
-    Never rescaled: the released code of the papers divides by :math:`\sqrt D` here. Invariant to
-    rotations. O(NAD) time, one matrix product.
-
-    Shape:
-        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
-
-    Example:
-        >>> inner(torch.tensor([3.0, 4.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
-        tensor([6., 4.])
-    """
-    return compare(x, anchors, "inner")
-
-
-def euclidean(x: Tensor, anchors: Tensor) -> Tensor:
-    r"""Distance of each row to each anchor, :math:`r_j = \lVert x - a_j\rVert_2`.
-
-    Both sides are shifted by the anchors' mean first, which changes no distance but keeps the
-    product form precise far from the origin. What is left of its cancellation is an error of about
-    :math:`\sqrt\epsilon` times the spread of the anchors at coincident points, where the gradient
-    is zero. Invariant to rotations and translations. O(NAD) time, one matrix product.
-
-    Shape:
-        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
-
-    Example:
-        >>> euclidean(torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
-        tensor([5., 4.])
-
-    References:
-        arXiv:2310.01211.
-    """
-    return compare(x, anchors, "euclidean")
-
-
-def l1(x: Tensor, anchors: Tensor) -> Tensor:
-    r"""City-block distance, :math:`r_j = \sum_d |x_d - a_{jd}|`.
-
-    Invariant to translations and permutations, not to rotations. Grows like D. O(NAD) time with no
-    matrix product to carry it: tens of times slower than a cosine, in O(NA) memory.
-
-    Shape:
-        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
-
-    Example:
-        >>> l1(torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
-        tensor([7., 4.])
-
-    References:
-        arXiv:2310.01211.
-    """
-    return compare(x, anchors, "l1")
-
-
-def linf(x: Tensor, anchors: Tensor) -> Tensor:
-    r"""Largest coordinate distance, :math:`r_j = \max_d |x_d - a_{jd}|`.
-
-    Invariant to translations and permutations, not to rotations. Its gradient flows through one
-    coordinate. O(NAD) time without a matrix product, O(NA) memory.
-
-    Shape:
-        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
-
-    Example:
-        >>> linf(torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
-        tensor([4., 4.])
-
-    References:
-        arXiv:2310.01211.
-    """
-    return compare(x, anchors, "linf")
-
-
-def basis(x: Tensor, anchors: Tensor) -> Tensor:
-    r"""Coordinates of each row in the anchors: the shortest best combination.
-
-    .. math:: w = \arg\min_w \lVert w A - x\rVert_2 = x A^{+}
-
-    With :math:`A \ge D` anchors that span the space it is invariant to every linear map; with fewer
-    only to rotations and a global scale. As many anchors as dimensions is the worst case: the
-    condition number of the anchors then multiplies the rounding. `Basis` has a ridge. O(A D
-    min(A, D)) once for the anchors, in float64, then O(NAD).
-
-    Shape:
-        - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
-
-    Example:
-        >>> basis(torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
-        tensor([3., 2.])
-
-    References:
-        Released code of arXiv:2209.15430, where it is called basis change.
-    """
-    return compare(x, anchors, "basis")
-
-
 def _solve(products: Tensor, anchors: Tensor, rule: Similarity, rank: int | None = None) -> Tensor:
     """Rows with the given inner products with the anchors."""
     available = anchors.shape[0] if rank is None else rank
@@ -482,4 +327,5 @@ def _solve(products: Tensor, anchors: Tensor, rule: Similarity, rank: int | None
             f"{anchors.shape[1]} dimensions, got {anchors.shape[0]}. Use more anchors."
         )
     inverse = torch.linalg.pinv(as_float64(anchors)).mT
-    return products @ inverse.to(products)
+    rows: Tensor = products @ inverse.to(products)
+    return rows

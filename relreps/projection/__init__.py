@@ -1,0 +1,34 @@
+"""Projections onto anchors: dense, sparse, by parts, and along the decoder.
+
+Two networks trained apart place the same data in spaces that differ by a transformation. Encode
+the *same* anchor samples in both, and describe every sample by how it relates to them: what the
+similarity is invariant to disappears, and the two codes can be compared, or exchanged.
+"""
+
+from relreps.projection.blocks import (
+    AnchorAttention,
+    Quantize,
+    StratifiedMean,
+    SubspaceProjection,
+)
+from relreps.projection.dense import ParsevalFrame, RelativeProjection, relative_projection
+from relreps.projection.encoder import RelativeEncoder
+from relreps.projection.geodesic import GraphGeodesic, RelativeGeodesic
+from relreps.projection.product import ProductProjection
+from relreps.projection.sparse import SparseRelativeProjection, sparse_scores
+
+__all__ = [
+    "AnchorAttention",
+    "GraphGeodesic",
+    "ParsevalFrame",
+    "ProductProjection",
+    "Quantize",
+    "RelativeEncoder",
+    "RelativeGeodesic",
+    "RelativeProjection",
+    "SparseRelativeProjection",
+    "StratifiedMean",
+    "SubspaceProjection",
+    "relative_projection",
+    "sparse_scores",
+]

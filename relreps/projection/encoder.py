@@ -1,0 +1,136 @@
+"""Encoders whose anchors follow them as they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from relreps import _checks
+from relreps.anchors import EMAAnchors
+from relreps.projection.dense import RelativeProjection
+
+
+class RelativeEncoder(nn.Module):
+    r"""An encoder whose output is relative: it re-encodes the anchor samples as it learns.
+
+    The anchors are encodings of fixed samples by the encoder itself, so they move at every step.
+    While training they are encoded anew at every ``refresh_every``-th forward. In eval they are
+    encoded anew only if the encoder has changed since, so a stale code never appears. The encoder
+    runs in whatever mode it is in, for anchors as for samples.
+
+    A change is seen through the version counters of parameters and buffers, and a switch between
+    train and eval counts as one. Edits that PyTorch cannot see (through ``.data``, or in eval when
+    this module as a whole is compiled) need a call of `refresh`. Cost: one pass of the encoder over
+    the anchor samples per refresh; with ``detach_anchors=False`` also their backward pass.
+
+    Args:
+        encoder: Maps ``anchor_inputs`` and batches of the same kind to ``(rows, in_features)``.
+        projection: The relative projection behind it.
+        anchor_inputs: The anchor samples as the encoder takes them: a tensor, or dicts, lists and
+            tuples of tensors. They move with the module, but are not part of its checkpoint.
+        refresh_every: Training forwards per refresh.
+        detach_anchors: If false, gradients reach the encoder through the anchors too.
+        ema: Running average that the anchors follow, for encoders that drift. It takes one step at
+            each training refresh; in eval its anchors are used as they are.
+
+    Shape:
+        - Input: a batch of N samples. Output: :math:`(N, A)`.
+
+    Example:
+        >>> encoder = RelativeEncoder(nn.Linear(4, 3), RelativeProjection(3, 2), torch.eye(4)[:2])
+        >>> encoder(torch.ones(5, 4)).shape
+        torch.Size([5, 2])
+
+    References:
+        Moschella et al., arXiv:2209.15430, section 4.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projection: RelativeProjection,
+        anchor_inputs: Any,
+        *,
+        refresh_every: int = 1,
+        detach_anchors: bool = True,
+        ema: EMAAnchors | None = None,
+    ) -> None:
+        super().__init__()
+        _checks.check_size("refresh_every", refresh_every)
+        if ema is not None and not detach_anchors:
+            raise ValueError("`ema` averages detached anchors; it needs `detach_anchors=True`.")
+        self.ema = ema
+        self.encoder = encoder
+        self.projection = projection
+        self.refresh_every = refresh_every
+        self.detach_anchors = detach_anchors
+        self.anchor_inputs = anchor_inputs
+        self._forwards = 0
+        self._stale = True
+        self._seen: list[tuple[int, int]] = []
+
+    def forward(self, x: Any) -> Tensor:
+        """Relative code of a batch."""
+        if not self.training:
+            if self._is_stale():
+                self._encode_anchors(detach=True)
+            code: Tensor = self.projection(self.encoder(x))
+            return code
+        if self.refresh_every > 1 and self._forwards % self.refresh_every != 0:
+            # A copy: the graph of this step must survive a refresh before its backward.
+            anchors = self.projection.anchors.clone()
+        else:
+            anchors = self._encode_anchors(self.detach_anchors)
+        if self.refresh_every > 1:
+            self._forwards += 1
+        return self.projection.project(self.encoder(x), anchors)
+
+    def refresh(self) -> Self:
+        """Encode the anchors now."""
+        self._encode_anchors(detach=True)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between train and eval; the next eval forward then re-encodes the anchors."""
+        self._stale = self._stale or mode != self.training
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        """Constructor call, modules aside."""
+        return f"refresh_every={self.refresh_every}, detach_anchors={self.detach_anchors}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.anchor_inputs = tree_map_only(Tensor, fn, self.anchor_inputs)
+        return self
+
+    def _is_stale(self) -> bool:
+        if self.ema is not None:  # moved by training alone
+            return not self.projection._fitted
+        return self._stale or (_checks.eager() and self._seen != self._versions())
+
+    def _encode_anchors(self, detach: bool) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
+            anchors: Tensor = self.encoder(self.anchor_inputs)
+        wanted = (self.projection.num_anchors, self.projection.in_features)
+        if tuple(anchors.shape) != wanted:
+            raise ValueError(
+                f"`encoder` must map `anchor_inputs` to shape {wanted}, got "
+                f"{tuple(anchors.shape)}. The projection needs one row for each of its anchors."
+            )
+        if self.ema is not None:
+            anchors = self.ema.update(anchors.detach()).anchors.clone()
+        self.projection._refresh(anchors.detach())
+        self._stale = False
+        if _checks.eager():
+            self._seen = self._versions()
+        return anchors
+
+    def _versions(self) -> list[tuple[int, int]]:
+        """One entry a tensor of the encoder, which changes when the tensor is written."""
+        tensors = [*self.encoder.parameters(), *self.encoder.buffers()]
+        return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]

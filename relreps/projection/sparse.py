@@ -1,0 +1,198 @@
+"""Relative codes that keep the few most similar of very many anchors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import at_least_float32, unit_rows
+from relreps._state import FittedModule
+
+_INDEX_BITS = 32
+
+
+class TopK(NamedTuple):
+    """A sparse code in a fixed shape: values and anchor indices ``(..., k)``, largest first."""
+
+    values: Tensor
+    indices: Tensor
+
+
+class SparseRelativeProjection(FittedModule):
+    r"""Cosines to the k most similar anchors, sharpened by a power and scaled to length one.
+
+    .. math:: r_j = \max(0, \cos(x, a_j))^p \;\text{ for the k largest, else } 0, \qquad
+              r / \lVert r\rVert_2
+
+    A negative cosine counts as zero, whatever the exponent. Ties go to the lowest index. A row with
+    no positive cosine has a zero code. Anchors are compared in chunks with a running merge: time is
+    that of the products and of one selection in each chunk, memory O(B (k + chunk)) beyond the
+    anchors. Computed in float32 at least. The choice of anchors carries no gradient, the values do.
+
+    Args:
+        in_features: Width D of the space.
+        num_anchors: Number of anchors A.
+        k: Number of anchors kept, at most A.
+        exponent: The power p.
+        chunk_size: Anchors compared at once.
+
+    Shape:
+        - Input: :math:`(B, D)`. Output: sparse CSR :math:`(B, A)`, with k entries a row.
+
+    Raises:
+        RuntimeError: Used before `set_anchors`.
+        ValueError: k outside 1..A, input of another width.
+
+    Example:
+        >>> sparse = SparseRelativeProjection(2, 3, k=1).set_anchors(torch.eye(3)[:, :2])
+        >>> sparse(torch.tensor([[1.0, 2.0]])).to_dense()
+        tensor([[0., 1., 0.]])
+
+    References:
+        ASIF, arXiv:2210.01738.
+    """
+
+    anchors: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_anchors: int,
+        k: int,
+        *,
+        exponent: float = 8.0,
+        chunk_size: int = 8192,
+    ) -> None:
+        super().__init__()
+        _checks.check_size("in_features", in_features)
+        _checks.check_size("num_anchors", num_anchors)
+        _checks.check_k(k, num_anchors)
+        _checks.check_size("chunk_size", chunk_size)
+        if not exponent > 0:
+            raise ValueError(f"`exponent` must be positive, got {exponent}.")
+        self.in_features = in_features
+        self.num_anchors = num_anchors
+        self.k = k
+        self.exponent = exponent
+        self.chunk_size = chunk_size
+        self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
+
+    @property
+    def out_features(self) -> int:
+        """Width of the code."""
+        return self.num_anchors
+
+    @property
+    def invariant_to(self) -> frozenset[str]:
+        """The invariances of a cosine."""
+        return frozenset(("rotation", "permutation", "sample_scale", "isotropic_scale"))
+
+    @torch.no_grad()
+    def set_anchors(self, anchors: Tensor) -> Self:
+        """Copy anchors ``(A, D)``; they are stored with length one."""
+        _checks.check_rows("anchors", anchors, self.in_features)
+        if anchors.shape[0] != self.num_anchors:
+            raise ValueError(
+                f"`anchors` must have {self.num_anchors} rows, got {anchors.shape[0]}. Build the "
+                "projection with that `num_anchors`."
+            )
+        _checks.check_finite("anchors", anchors)
+        self.anchors.copy_(unit_rows(anchors))
+        self._mark_fitted()
+        return self
+
+    def topk(self, x: Tensor) -> TopK:
+        """The code of rows ``(..., D)`` as values and indices ``(..., k)``: a fixed shape."""
+        self._require_fitted("Call `set_anchors(anchors)` first.")
+        _checks.check_features("x", x, self.in_features)
+        rows = unit_rows(at_least_float32(x))
+        with torch.no_grad():
+            flat = self._select(rows.reshape(-1, self.in_features))
+            indices = flat.reshape(*x.shape[:-1], self.k)
+        chosen = self.anchors[indices].to(rows.dtype)
+        values = (chosen @ rows[..., None]).squeeze(-1).clamp(min=0)
+        # Divided by the largest first: a power of small numbers underflows, their ratios do not.
+        largest = values.detach().amax(-1, keepdim=True)
+        values = (values / torch.where(largest > 0, largest, 1)) ** self.exponent
+        return TopK(unit_rows(values).to(x.dtype), indices)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The code of rows ``(B, D)`` as a sparse CSR tensor ``(B, A)``."""
+        _checks.check_rows("x", x, self.in_features, minimum=0)
+        values, indices = self.topk(x)
+        columns, order = indices.sort(-1)
+        rows = torch.arange(0, columns.numel() + 1, self.k, device=columns.device)
+        return torch.sparse_csr_tensor(
+            rows,
+            columns.flatten(),
+            values.gather(-1, order).flatten(),
+            size=(x.shape[0], self.num_anchors),
+            check_invariants=False,
+        )
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return (
+            f"{self.in_features}, {self.num_anchors}, k={self.k}, exponent={self.exponent}, "
+            f"chunk_size={self.chunk_size}"
+        )
+
+    def _select(self, rows: Tensor) -> Tensor:
+        """Indices of the k most similar anchors, most similar first, ties by index."""
+        # One integer orders by (cosine, lowest index): the bits of a non-negative float32 sort as
+        # the float does, and fill the high half; the low half counts indices down.
+        best = rows.new_full((rows.shape[0], 0), 0, dtype=torch.long)
+        for start in range(0, self.num_anchors, self.chunk_size):
+            anchors = self.anchors[start : start + self.chunk_size].to(rows.dtype)
+            cosines = (rows @ anchors.mT).clamp_(min=0).to(torch.float32)
+            last = self.num_anchors - 1 - start
+            down = torch.arange(last, last - anchors.shape[0], -1, device=rows.device)
+            keys = cosines.view(torch.int32).to(torch.long).bitwise_left_shift_(_INDEX_BITS)
+            keys = keys.add_(down)
+            keys = keys.topk(min(self.k, keys.shape[1]), sorted=False).values
+            best = torch.cat((best, keys), 1)
+            best = best.topk(min(self.k, best.shape[1])).values
+        return self.num_anchors - 1 - best.bitwise_and((1 << _INDEX_BITS) - 1)
+
+
+def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
+    r"""Inner products of two sets of sparse codes, :math:`\langle r_i, s_j\rangle`.
+
+    O(N C k) time and O(A chunk) memory for k entries a row, whatever the number of anchors A.
+
+    Args:
+        x: Sparse CSR codes.
+        y: Sparse CSR codes for anchors of the same samples.
+        chunk_size: Rows of ``y`` handled at once.
+
+    Shape:
+        - x: :math:`(N, A)`; y: :math:`(C, A)`. Output: :math:`(N, C)`, dense.
+
+    Example:
+        >>> code = torch.eye(2).to_sparse_csr()
+        >>> sparse_scores(code, code)
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    for name, code in (("x", x), ("y", y)):
+        if code.layout != torch.sparse_csr or code.dim() != 2:
+            raise TypeError(
+                f"`{name}` must be a two-dimensional sparse CSR tensor, got {code.layout}."
+            )
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"`x` and `y` must be codes for the same anchors, got {x.shape[1]} and {y.shape[1]}."
+        )
+    _checks.check_size("chunk_size", chunk_size)
+    bounds, columns, values = y.crow_indices(), y.col_indices(), y.values()
+    scores = []
+    for start in range(0, y.shape[0], chunk_size):
+        rows = bounds[start : start + chunk_size + 1]
+        part = slice(int(rows[0]), int(rows[-1]))
+        owner = torch.repeat_interleave(rows.diff())
+        dense = values.new_zeros(y.shape[1], len(rows) - 1)
+        scores.append(x @ dense.index_put((columns[part], owner), values[part]))
+    return torch.cat(scores, 1) if scores else values.new_zeros(x.shape[0], 0)

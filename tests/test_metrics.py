@@ -1,0 +1,203 @@
+"""Retrieval measures against loops over sets, and against scikit-learn's neighbours."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from relreps.metrics import jaccard_at_k, mean_reciprocal_rank, recall_at_k, retrieval_scores
+
+N, D, K = 50, 6, 7
+close = torch.testing.assert_close
+
+MEASURES = {
+    "mrr": mean_reciprocal_rank,
+    "recall": lambda x, y, **options: recall_at_k(x, y, K, **options),
+    "jaccard": lambda x, y, **options: jaccard_at_k(x, y, K, **options),
+}
+each_measure = pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+
+
+def pair(noise=0.5, n=N, features=D):
+    x = torch.randn(n, features, dtype=torch.float64)
+    return x, x + noise * torch.randn_like(x)
+
+
+def integer_pair():
+    """Rows with many ties: duplicates, opposite rows and zero rows. Every length is an integer."""
+    choices = torch.tensor([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [-1, 1, 1, 1]])
+    return tuple(choices[torch.randint(0, len(choices), (N,))].double() for _ in range(2))
+
+
+def brute_force(x, y, k):
+    """The definitions, by loops: mean rank among ties, lists with the lowest index first."""
+    x, y = (
+        [row / (np.linalg.norm(row) or 1) for row in side.numpy().astype(np.float64)]
+        for side in (x, y)
+    )
+
+    def top(query):
+        similar = [round(float(query @ key), 12) for key in y]
+        return set(sorted(range(len(y)), key=lambda j: (-similar[j], j))[:k])
+
+    reciprocal, recalled, overlap = [], [], []
+    for query, answer in zip(x, y, strict=True):
+        similar = [round(float(query @ key), 12) for key in y]
+        right = round(float(query @ answer), 12)
+        best, worst = 1 + sum(s > right for s in similar), sum(s >= right for s in similar)
+        reciprocal.append(2 / (best + worst))
+        recalled.append((best + worst) / 2 <= k)
+        overlap.append(len(top(query) & top(answer)) / len(top(query) | top(answer)))
+    return [float(np.mean(values)) for values in (reciprocal, recalled, overlap)]
+
+
+@pytest.mark.parametrize("make", [pair, integer_pair])
+@pytest.mark.parametrize("chunk_size", [1, 7, N, 1000])
+def test_equal_to_the_definitions(make, chunk_size):
+    x, y = make()
+    values = [float(measure(x, y, chunk_size=chunk_size)) for measure in MEASURES.values()]
+    assert values == pytest.approx(brute_force(x, y, K))
+
+
+def test_lists_are_those_of_scikit_learn():
+    x, y = pair()
+    search = NearestNeighbors(n_neighbors=K, metric="cosine").fit(y.numpy())
+    lists = [search.kneighbors(side.numpy(), return_distance=False) for side in (x, y)]
+    overlap = [len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(*lists, strict=True)]
+    assert float(jaccard_at_k(x, y, K)) == pytest.approx(np.mean(overlap))
+    found = [i in row for i, row in enumerate(lists[0])]
+    assert float(recall_at_k(x, y, K)) == pytest.approx(np.mean(found))
+
+
+@pytest.mark.parametrize("n", [5, 53, 90])
+def test_duplicate_keys_tie_exactly_however_the_product_rounds(n):
+    """Each key twice: the right answer shares its rank with its copy, which is rank 1.5."""
+    x = torch.randn(n, 37)
+    twice = torch.cat((x, x))[torch.randperm(2 * n)]
+    close(mean_reciprocal_rank(twice, twice), torch.tensor(1 / 1.5))
+    assert recall_at_k(twice, twice, 1) == 0
+    assert recall_at_k(twice, twice, 2) == 1
+
+
+@each_measure
+def test_equal_spaces_score_one(measure):
+    x, _ = pair()
+    assert measure(x, x) == 1
+
+
+@each_measure
+@pytest.mark.parametrize("change", ["rotation", "scale", "shuffle"])
+def test_what_both_sides_may_share(measure, change):
+    x, y = pair()
+    before = measure(x, y)
+    if change == "rotation":
+        q = torch.linalg.qr(torch.randn(D, D, dtype=torch.float64)).Q
+        x, y = x @ q, y @ q
+    elif change == "scale":
+        x, y = (side * torch.rand(N, 1, dtype=torch.float64) * 1e20 for side in (x, y))
+    else:
+        order = torch.randperm(N)
+        x, y = x[order], y[order]
+    close(measure(x, y), before)
+
+
+def test_independent_spaces_score_by_chance():
+    n, k = 1000, 50
+    x, y = torch.randn(2, n, 20)
+    harmonic = math.log(n) + 0.5772
+    assert float(mean_reciprocal_rank(x, y)) == pytest.approx(harmonic / n, rel=0.5)
+    assert float(recall_at_k(x, y, k)) == pytest.approx(k / n, rel=0.5)
+    assert float(jaccard_at_k(x, y, k)) == pytest.approx(k / (2 * n), rel=0.2)
+
+
+@each_measure
+def test_a_rotation_of_one_side_alone_is_lost(measure):
+    x = torch.randn(1000, 20)
+    assert measure(x, x @ torch.linalg.qr(torch.randn(20, 20)).Q) < 0.03
+
+
+def test_a_zero_query_ties_with_everything():
+    x = torch.eye(4)
+    x[0] = 0
+    close(mean_reciprocal_rank(x, torch.eye(4)), torch.tensor((1 / 2.5 + 3) / 4))
+
+
+def test_lists_of_all_keys_agree():
+    x, y = pair()
+    assert jaccard_at_k(x, y, N) == recall_at_k(x, y, N) == 1
+
+
+def test_retrieval_scores_are_both_directions_and_the_mean_cosine():
+    x, y = pair()
+    scores = retrieval_scores(x, y, K)
+    close(scores.mrr_xy, mean_reciprocal_rank(x, y))
+    close(scores.mrr_yx, mean_reciprocal_rank(y, x))
+    close(scores.jaccard_xy, jaccard_at_k(x, y, K))
+    close(scores.jaccard_yx, jaccard_at_k(y, x, K))
+    close(scores.cosine, torch.nn.functional.cosine_similarity(x, y).mean())
+    assert scores.mrr_xy != scores.mrr_yx
+    assert scores.jaccard_xy != scores.jaccard_yx
+
+
+@each_measure
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_types_may_differ_and_rounding_hardly_matters(measure, dtype):
+    x, y = pair(noise=0.1)
+    value = measure(x.to(dtype), y.float())
+    assert value.dtype == torch.float32
+    close(value.double(), measure(x.to(dtype).double(), y), atol=0.02, rtol=0)
+
+
+@each_measure
+def test_autocast_changes_nothing(measure):
+    x, y = (side.float() for side in pair())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = measure(x, y)
+    close(inside, measure(x, y), atol=0, rtol=0)
+
+
+@each_measure
+def test_no_gradient_is_kept(measure):
+    x, y = pair()
+    assert not measure(x.requires_grad_(), y).requires_grad
+
+
+@each_measure
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x[1:], y), ValueError, r"paired row by row, got 49 and 50"),
+        (lambda x, y: (x, y[:, 1:]), ValueError, r"same width .* got 6 and 5.*translate"),
+        (lambda x, y: (x / 0, y), ValueError, r"`x` must be finite.*first is row 0"),
+        (lambda x, y: (x, y.log()), ValueError, r"`y` must be finite"),
+        (lambda x, y: (x.long(), y), TypeError, r"`x` must be a floating-point.*int64"),
+        (lambda x, y: (x[0], y), ValueError, r"`x` must have shape \(rows, features\)"),
+        (lambda x, y: (x[:0], y[:0]), ValueError, r"at least 1 row"),
+    ],
+    ids=["unpaired", "widths", "infinite", "nan", "integer", "one-row-only", "empty"],
+)
+def test_bad_rows(measure, change, error, message):
+    with pytest.raises(error, match=message):
+        measure(*change(*pair()))
+
+
+@pytest.mark.parametrize("measure", [recall_at_k, jaccard_at_k, retrieval_scores])
+@pytest.mark.parametrize(
+    ("k", "error", "message"),
+    [
+        (N + 1, ValueError, r"`k` must be at most .* got k=51 and 50 rows"),
+        (0, ValueError, r"`k` must be at least 1, got 0"),
+        (2.0, TypeError, r"`k` must be an int, got float"),
+    ],
+)
+def test_bad_k(measure, k, error, message):
+    with pytest.raises(error, match=message):
+        measure(*pair(), k)
+
+
+@each_measure
+def test_bad_chunk_size(measure):
+    with pytest.raises(ValueError, match="`chunk_size` must be at least 1, got 0"):
+        measure(*pair(), chunk_size=0)
