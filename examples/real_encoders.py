@@ -14,13 +14,23 @@ other way round? The codes are
     sudo apt-get install wordnet-base
     python examples/real_encoders.py --out results
 
-@SHOWED@
+It showed (results/real_encoders.md; 300 anchors, MRR from MiniLM to mE5 / back, 5 draws):
+
+- absolute embeddings retrieve nothing, 0.009 / 0.007;
+- plain cosines 0.56 / 0.01: two glosses have a mean cosine of 0.80 in mE5 (0.06 in MiniLM), so
+  its codes are nearly equal;
+- the same less the mean of the anchors 0.75 / 0.79, standardised 0.80 / 0.82;
+- whitened with shrinkage 0.7, or with one chosen on the anchors alone, 0.95 / 0.95, more than the
+  Procrustes map fitted on the same pairs, 0.93 / 0.93; too little shrinkage ruins it, 0.16 at 0.01.
+
+A minute and a half on one thread; the first time two and a half more, to encode the glosses.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import warnings
@@ -53,6 +63,12 @@ HEADINGS = (
     f"Jaccard@{NEIGHBOURS} mE5 → MiniLM",
 )
 
+# For inner products; cosines behave alike.
+WHY = """\
+What sets the whitened code apart from a Procrustes map: with everything centred, the product of
+two codes is `x Wx (Wx Ax' Ay Wy) Wy y'`. Whitened vectors meet through the whole cross-covariance
+of the whitened anchors, which weighs each direction by how much the two spaces agree on it.
+Procrustes keeps its rotation and drops the weights."""
 
 # ---------------------------------------------------------------------------------------- the data
 
@@ -151,7 +167,7 @@ def chosen_shrinkage(pairs: Pairs, code: Callable[[Pairs, float], Codes]) -> flo
         there, back = (relreps.metrics.mean_reciprocal_rank(*c) for c in ((x, y), (y, x)))
         return float(there + back)
 
-    return max(SHRINKAGES, key=mrr)
+    return max((*SHRINKAGES, 1.0), key=mrr)
 
 
 @dataclass(frozen=True)
@@ -225,9 +241,10 @@ class Row:
     shrinkages: list[float]  # those chosen, one a draw
 
     @property
-    def mrr(self) -> float:
-        """Mean over draws and both directions."""
-        return (self.scores["mrr_xy"].mean + self.scores["mrr_yx"].mean) / 2
+    def mrr(self) -> Score:
+        """Mean of both directions."""
+        there, back = self.scores["mrr_xy"].values, self.scores["mrr_yx"].values
+        return Score([(a + b) / 2 for a, b in zip(there, back, strict=True)])
 
     def as_json(self) -> dict[str, object]:
         scores = {name: score.as_json() for name, score in self.scores.items()}
@@ -297,21 +314,27 @@ def findings(rows: list[Row], anchors: int) -> list[str]:
         scores = by_name[name].scores
         return f"{scores['mrr_xy'].mean:.3f} / {scores['mrr_yx'].mean:.3f}"
 
-    chosen, moved = by_name["relative, Whiten(chosen)"], by_name["Procrustes, then centred"]
-    swept = [row for row in rows if row.method.startswith("relative, Whiten(") and row != chosen]
-    best = max(swept, key=lambda row: row.mrr)
-    winner = "the whitened relative code" if chosen.mrr > moved.mrr else "Procrustes"
+    def ahead(first: str, second: str) -> str:
+        """Who leads, and by how much: differences draw by draw, since draws are shared."""
+        pairs = zip(by_name[first].mrr.values, by_name[second].mrr.values, strict=True)
+        lead = Score([a - b for a, b in pairs])
+        if lead.mean < 0:
+            return ahead(second, first)
+        return f"`{first}` is ahead of `{second}` by {lead}"
+
+    swept = [f"relative, Whiten({shrinkage:g})" for shrinkage in SHRINKAGES]
+    best = max(swept, key=lambda name: by_name[name].mrr.mean)
+    chosen, moved = "relative, Whiten(chosen)", "Procrustes, then centred"
+    whitened_moved = "Whiten(chosen), then Procrustes"
     return [
         f"MRR from MiniLM to mE5 / back with {anchors} anchors: plain {both('relative, plain')}; "
         f"with LayerNorm on the code {both('relative, plain, LayerNorm on the code')}; centred "
         f"{both('relative, Center')}; standardised {both('relative, StandardScale')}.",
-        f"Whitened, with the shrinkage chosen on the anchors ({list_of(chosen.shrinkages)}) "
-        f"{both(chosen.method)}; the best shrinkage in hindsight: {best.method.split(', ')[1]}, "
-        f"{both(best.method)}.",
-        f"Procrustes on the same pairs, compared after centring, {both(moved.method)}: {winner} "
-        f"wins. Against the code that is merely centred, "
-        f"{'Procrustes' if moved.mrr > by_name['relative, Center'].mrr else 'the code'} wins. "
-        f"Procrustes between whitened spaces {both('Whiten(chosen), then Procrustes')}.",
+        f"Whitened, with the shrinkage chosen on the anchors ({list_of(by_name[chosen].shrinkages)}"
+        f"): {both(chosen)}. The best shrinkage in hindsight, `{best}`: {both(best)}.",
+        f"Procrustes on the same pairs, compared after centring: {both(moved)}.",
+        f"Mean of both directions: {ahead('relative, Center', moved)}; {ahead(chosen, moved)}; "
+        f"{ahead(chosen, whitened_moved)}, which chose {list_of(by_name[whitened_moved].shrinkages)}.",
     ]
 
 
@@ -335,7 +358,9 @@ def report(
         f"Jaccard@{NEIGHBOURS} {NEIGHBOURS / 2 / options.test:.3f}. Every statistic and every map "
         "is fitted on the anchors alone. The relative codes are cosines; `Whiten(0.3)` has "
         "shrinkage 0.3, `Whiten(chosen)` the one that is best when two thirds of the anchors "
-        "retrieve the rest.",
+        "retrieve the rest. Procrustes moves MiniLM into the space of mE5; `then centred` compares "
+        "there after subtracting the mean of the mE5 anchors.",
+        WHY,
     ]
     for anchors, rows in tables.items():
         cells = [[row.method, *(str(row.scores[m]) for m in MEASURES)] for row in rows]
@@ -348,7 +373,7 @@ def report(
         "MRR, mean over draws and both directions, with LayerNorm on every code: distances to the "
         "anchors share a large mean, which a cosine between codes would mostly see."
     )
-    cells = [[s, *(f"{row[n].mrr:.3f}" for n in names)] for s, row in similarities.items()]
+    cells = [[s, *(f"{row[n].mrr.mean:.3f}" for n in names)] for s, row in similarities.items()]
     parts.append(markdown_table(["similarity", *names], cells))
     parts.append("## Versions")
     parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
@@ -479,7 +504,9 @@ def main() -> None:
         },
         "similarities": [row.as_json() for rows in similarities.values() for row in rows.values()],
     }
-    write(options.out / "real_encoders.json", json.dumps(results, indent=1) + "\n")
+    lines = json.dumps(results, indent=1)
+    lines = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), lines)
+    write(options.out / "real_encoders.json", lines + "\n")
     write(options.out / "real_encoders.md", text)
     print(f"Written to {options.out}: real_encoders.json, real_encoders.md.")
 

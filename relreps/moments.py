@@ -118,14 +118,14 @@ def _chunks(
         rows = slice(start, start + _CHUNK)
         yield (
             tuple(at_least_float32(side[rows]) for side in sides),
-            None if weights is None else weights[rows].to(sides[0].dtype),
+            None if weights is None else at_least_float32(weights[rows]),
         )
 
 
 def _chunk_moments(
     sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Product
 ) -> RowMoments:
-    w = None if weights is None else at_least_float32(weights)[:, None]
+    w = None if weights is None else weights[:, None]
     size = sides[0].shape[0]
     count = sides[0].new_full((), size) if w is None else w.sum()
     count = as_float64(count)
@@ -134,7 +134,9 @@ def _chunk_moments(
     for side in sides:
         # A mean rounded to the input's precision is good enough to centre on; what it misses is
         # the mean of the centred rows, which is small and therefore precise.
-        shift = side.detach().sum(0) / max(size, 1)
+        rows = side.detach()
+        shift = rows.sum(0) / max(size, 1) if w is None else (rows * w).sum(0) / safe
+        shift = shift.to(side.dtype)
         rest = side - shift
         offset = as_float64((rest if w is None else rest * w).sum(0)) / safe
         centred.append(rest)

@@ -91,12 +91,6 @@ def unit_norm(x: Tensor) -> Tensor:
     return unit_rows(x)
 
 
-_ALL_EQUAL = (
-    "`x` must vary in at least one feature, got rows that are all equal. "
-    "Give at least two different rows."
-)
-
-
 class AbstractNormalizer(nn.Module, ABC):
     """A map of rows ``(..., D) -> (..., D)``, fitted on reference rows, that says what it removes.
 
@@ -237,8 +231,13 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
     @abstractmethod
     def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]: ...
 
-    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
+    def _refuse(self, moments: RowMoments, dtype: torch.dtype) -> None:
         """Raise if no map follows from these moments. May look at values."""
+        if not bool((deviations(moments, dtype) > 0).any()):
+            raise ValueError(
+                "`x` must vary in at least one feature, got rows that are all equal. "
+                "Give at least two different rows."
+            )
 
     @abstractmethod
     def _map(self, x: Tensor, *statistics: Tensor) -> Tensor: ...
@@ -261,7 +260,7 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
 
     def _adopt(self, moments: RowMoments, dtype: torch.dtype) -> Self:
         statistics = self._solve(moments, dtype)
-        self._refuse(moments, *statistics)
+        self._refuse(moments, dtype)
         self._write(statistics)
         self._seen = moments
         return self
@@ -315,6 +314,9 @@ class Center(AbstractFittedNormalizer):
     def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return (moments.means[0],)
 
+    def _refuse(self, moments: RowMoments, dtype: torch.dtype) -> None:
+        pass  # any rows have a mean
+
     def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
         return center(x, *statistics)
 
@@ -359,10 +361,6 @@ class IsotropicScale(AbstractFittedNormalizer):
         # As one feature, whose deviation is the length of all of them.
         lengths = torch.linalg.vector_norm(deviations(moments, dtype))
         return moments.means[0], lengths
-
-    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
-        if not bool(statistics[1] > 0):
-            raise ValueError(_ALL_EQUAL)
 
     def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
         return standard_scale(x, *statistics)
@@ -413,10 +411,6 @@ class StandardScale(AbstractFittedNormalizer):
 
     def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return moments.means[0], deviations(moments, dtype)
-
-    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
-        if not bool((statistics[1] > 0).any()):
-            raise ValueError(_ALL_EQUAL)
 
     def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
         return standard_scale(x, *statistics)
@@ -500,24 +494,27 @@ class Whiten(AbstractFittedNormalizer):
     def _covariance(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Shrunk covariance with zeros for constant features, and the mask of the others."""
         covariance = moments.scatters[0] / moments.total
-        diagonal = RowMoments(moments.total, moments.means, (moments.scatters[0].diagonal(),))
-        active = deviations(diagonal, dtype) > 0
+        active = deviations(_diagonal(moments), dtype) > 0
         covariance = torch.where(active[:, None] & active, covariance, 0)
         level = covariance.trace() / active.sum().clamp(min=1)
         ridge = torch.diag(active.to(covariance.dtype) * level)
         return (1 - self.shrinkage) * covariance + self.shrinkage * ridge, active
 
-    def _refuse(self, moments: RowMoments, *statistics: Tensor) -> None:
-        covariance, active = self._covariance(moments, torch.float64)
-        if not bool(active.any()):
-            raise ValueError(_ALL_EQUAL)
+    def _refuse(self, moments: RowMoments, dtype: torch.dtype) -> None:
+        super()._refuse(_diagonal(moments), dtype)
+        covariance, active = self._covariance(moments, dtype)
         values = torch.linalg.eigvalsh(covariance[active][:, active])
-        rank = int((values > values[-1] * len(values) * torch.finfo(values.dtype).eps).sum())
-        if rank < len(values):
+        wanted, rows = len(values), int(moments.total)
+        rank = int((values > values[-1] * wanted * torch.finfo(values.dtype).eps).sum())
+        if rank < wanted:
+            reason = (
+                f"{rows} rows vary in at most {rows - 1}; give more rows"
+                if rows <= wanted
+                else f"these rows vary in {rank}, so a direction of the space is dead"
+            )
             raise ValueError(
-                f"`x` must vary in all {len(values)} directions to be whitened without shrinkage, "
-                f"but {int(moments.total)} rows vary in {rank}. Give more rows, or set "
-                "`shrinkage` above 0 (0.1, say)."
+                f"`x` must vary in all {wanted} directions to be whitened without shrinkage: "
+                f"{reason}, or set `shrinkage` above 0 (0.1, say)."
             )
 
     def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
@@ -538,7 +535,7 @@ class RunningScale(AbstractNormalizer):
     mean and variance, which therefore settle on about 59 % anchors and 41 % samples (with momentum
     0.3). In eval the running statistics serve both. So a training code depends on the batch, the
     first steps are dominated by the initial 0 and 1, and the absolute epsilon ties the code to the
-    unit of the space: invariant to permutations alone. Use `StandardScale` for anything else.
+    unit of the space. It removes nothing by itself. Use `StandardScale` for anything else.
 
     Args:
         in_features: Number of features D.
@@ -553,18 +550,10 @@ class RunningScale(AbstractNormalizer):
     """
 
     residues = residues(
-        **dict.fromkeys(
-            (
-                "rotation",
-                "translation",
-                "isotropic_scale",
-                "feature_scale",
-                "sample_scale",
-                "linear",
-                "affine",
-            ),
-            BROKEN,
-        )
+        rotation="linear",
+        isotropic_scale="linear",
+        feature_scale="linear",
+        sample_scale=BROKEN,
     )
 
     def __init__(self, in_features: int, momentum: float = 0.3, eps: float = 1e-5) -> None:
@@ -680,6 +669,11 @@ class NormalizerChain(AbstractNormalizer):
         for normalizer in self:
             normalizer._refit(x)
             x = normalizer(x)
+
+
+def _diagonal(moments: RowMoments) -> RowMoments:
+    """Moments of each feature by itself."""
+    return moments._replace(scatters=(moments.scatters[0].diagonal(),))
 
 
 def _to(moments: RowMoments, device: torch.device) -> RowMoments:

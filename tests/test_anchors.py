@@ -50,7 +50,7 @@ def test_picks_are_distinct_rows(sampler, num_anchors, dtype):
     picks = sampler(num_anchors)(x.to(dtype), labels)
     assert picks.dtype == torch.long
     assert picks.shape == picks.unique().shape == (num_anchors,)
-    assert 0 <= picks.min()
+    assert picks.min() >= 0
     assert picks.max() < N
 
 

@@ -61,7 +61,9 @@ def test_unit_rows_without_features():
 
 
 def test_only_half_types_are_widened():
-    assert all(at_least_float32(torch.ones(1, dtype=dtype)).dtype == torch.float32 for dtype in HALF)
+    assert all(
+        at_least_float32(torch.ones(1, dtype=dtype)).dtype == torch.float32 for dtype in HALF
+    )
     x = normal(1)
     assert at_least_float32(x) is x
 

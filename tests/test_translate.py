@@ -275,12 +275,10 @@ def test_few_pairs_are_finite_bounded_and_warned_about(pre, scale):
     rank = 4 if pre == "center" else 5
     with pytest.warns(NumericalWarning, match=f"5 pairs determine {rank} of 40") as caught:
         t = fitted(x, y, pre=pre, scale=scale)
-    assert "fitted(" not in caught[0].line if caught[0].line else True
+    assert caught[0].filename == __file__
     assert int(t.rank) == rank
     close(t.rotation @ t.rotation.mT, torch.eye(40, dtype=torch.float64), atol=1e-10, rtol=0)
-    new = normal(100, 40)
-    assert t(new).isfinite().all()
-    assert t(new).norm() < 20 * y.norm() / 5**0.5 * 10
+    assert t(normal(100, 40)).abs().max() < 10 * y.abs().max()
 
 
 def test_enough_pairs_do_not_warn():
@@ -410,7 +408,5 @@ def test_bad_constructor(arguments, error, message):
 
 def test_repr_is_the_constructor_call():
     t = ProcrustesTranslator(3, 4, scale="norm", pre=None)
-    assert repr(t) == (
-        "ProcrustesTranslator(3, 4, scale='norm', allow_reflection=True, pre=None)"
-    )
+    assert repr(t) == ("ProcrustesTranslator(3, 4, scale='norm', allow_reflection=True, pre=None)")
     assert repr(eval(repr(t))) == repr(t)

@@ -139,11 +139,12 @@ class Distance(Similarity):
 
 @dataclass(frozen=True)
 class Basis(Similarity):
-    """Coordinates in the anchors; see `relreps.similarity.basis`, with a choice of regularisation.
+    r"""Coordinates in the anchors; see `relreps.similarity.basis`, with a choice of regularisation.
 
     Args:
-        rcond: Singular values below this share of the largest count as zero; by default rounding,
-            ``max(A, D)`` times the epsilon of float64. Not used with a ridge.
+        rcond: Singular values below this share of the largest count as zero; by default
+            :math:`10 \sqrt{\max(A, D)}\,\epsilon`, the rounding of a matrix of the anchors' type.
+            Not used with a ridge.
         ridge: Penalty on the coordinates, in units of the mean squared length of the anchors. It
             trades the invariance to linear maps for stability.
     """
@@ -162,7 +163,7 @@ class Basis(Similarity):
             gram = a @ a.mT + penalty * torch.eye(a.shape[0], dtype=a.dtype, device=a.device)
             inverse = torch.linalg.solve(gram, a).mT
         else:
-            inverse = torch.linalg.pinv(a, rtol=self.rcond)
+            inverse = _pinv(a, anchors.dtype, self.rcond)
         return (inverse.to(anchors),)
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
@@ -184,14 +185,17 @@ class Parseval(Similarity):
 
     .. math:: \tilde F = A (A^\top A)^{-1/2}, \qquad r = x \tilde F^\top
 
-    the polar factor of the anchors. It keeps lengths and angles if the anchors span the space.
+    the polar factor of the anchors, zero in directions they do not span. It keeps lengths and
+    angles if there are none.
 
     References:
         arXiv:2411.19719.
     """
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
-        return (polar_factor(as_float64(anchors)).to(anchors),)
+        a = as_float64(anchors)
+        span = _pinv(a, anchors.dtype) @ a
+        return ((polar_factor(a) @ span).to(anchors),)
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         return x @ prepared[0].mT
@@ -326,6 +330,13 @@ def _solve(products: Tensor, anchors: Tensor, rule: Similarity, rank: int | None
             f"{rule} can be inverted with at least {anchors.shape[1] + extra} anchors in "
             f"{anchors.shape[1]} dimensions, got {anchors.shape[0]}. Use more anchors."
         )
-    inverse = torch.linalg.pinv(as_float64(anchors)).mT
+    inverse = _pinv(as_float64(anchors), anchors.dtype).mT
     rows: Tensor = products @ inverse.to(products)
     return rows
+
+
+def _pinv(anchors: Tensor, dtype: torch.dtype, rcond: float | None = None) -> Tensor:
+    """Pseudo-inverse of float64 anchors that carry the rounding of ``dtype``."""
+    rounding = 10 * max(anchors.shape) ** 0.5 * torch.finfo(dtype).eps
+    inverse: Tensor = torch.linalg.pinv(anchors, rtol=rounding if rcond is None else rcond)
+    return inverse

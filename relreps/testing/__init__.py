@@ -5,6 +5,7 @@
 """
 
 from relreps.testing.contract import CONTRACT
+from relreps.testing.intertwiners import ACTIVATIONS, intertwiner
 from relreps.testing.invariance import (
     assert_invariant,
     assert_not_invariant,
@@ -13,9 +14,11 @@ from relreps.testing.invariance import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "CONTRACT",
     "assert_invariant",
     "assert_not_invariant",
     "deviation",
+    "intertwiner",
     "random_transformation",
 ]

@@ -1,0 +1,134 @@
+"""The invariance table: every similarity behind every normaliser, declared and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from relreps._invariance import TRANSFORMATIONS
+from relreps.normalization import (
+    AbstractNormalizer,
+    Center,
+    IsotropicScale,
+    NormalizerChain,
+    RunningScale,
+    StandardScale,
+    UnitNorm,
+    Whiten,
+)
+from relreps.projection import RelativeProjection
+from relreps.similarity import SIMILARITIES, Basis, Parseval, Rescaled, SimilarityLike
+from relreps.testing.intertwiners import symmetry_table
+from relreps.testing.invariance import deviation
+
+#: The similarities of the table.
+ROWS: dict[str, SimilarityLike] = {
+    **{name: name for name in SIMILARITIES},
+    "basis, ridge": Basis(ridge=0.1),
+    "Parseval": Parseval(),
+    "Rescaled euclidean": Rescaled("euclidean"),
+    "Rescaled l1": Rescaled("l1"),
+    "Rescaled linf": Rescaled("linf"),
+}
+
+#: The normalisers of the table, each for a number of features.
+NORMALIZERS: dict[str, Callable[[int], AbstractNormalizer | None]] = {
+    "none": lambda features: None,
+    "UnitNorm": lambda features: UnitNorm(),
+    "Center": Center,
+    "IsotropicScale": IsotropicScale,
+    "StandardScale": StandardScale,
+    "Whiten": Whiten,
+    "Whiten, shrunk": lambda features: Whiten(features, shrinkage=0.3),
+    "Center, UnitNorm": lambda features: NormalizerChain(Center(features), UnitNorm()),
+    "StandardScale, UnitNorm": lambda features: NormalizerChain(
+        StandardScale(features), UnitNorm()
+    ),
+    "UnitNorm, Whiten": lambda features: NormalizerChain(UnitNorm(), Whiten(features)),
+    "RunningScale": lambda features: RunningScale(features).eval(),
+}
+
+
+class Entry(NamedTuple):
+    """One cell: what a module declares about a transformation, and what was measured.
+
+    Attributes:
+        similarity: Row of the table.
+        normalizer: Which part of the table.
+        transformation: Column of the table.
+        declared: Whether the projection says that it is invariant.
+        deviation: Largest relative change of the code over the draws, in float64.
+    """
+
+    similarity: str
+    normalizer: str
+    transformation: str
+    declared: bool
+    deviation: float
+
+
+def measure(module: nn.Module, anchors: int, features: int, draws: int = 2) -> dict[str, float]:
+    """Largest relative change of a module's code under each transformation, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    shift = torch.randn(features, generator=generator, dtype=torch.float64)
+
+    def space(rows: int) -> torch.Tensor:
+        # Off the origin and of unequal spread, so that no invariance holds by accident.
+        z = torch.randn(rows, features, generator=generator, dtype=torch.float64)
+        return z * torch.linspace(0.5, 2, features) + shift
+
+    x, a = space(20), space(anchors)
+    return {
+        name: deviation(module, name, x, a, draws=draws, generator=generator)
+        for name in TRANSFORMATIONS
+    }
+
+
+def invariance_table(features: int = 5, anchors: int = 15) -> Iterator[Entry]:
+    """Every similarity behind every normaliser under every transformation.
+
+    Args:
+        features: Width of the space.
+        anchors: Number of anchors; more than ``features``, or `Whiten` cannot be fitted.
+    """
+    for normalizer, make in NORMALIZERS.items():
+        for similarity, rule in ROWS.items():
+            module = RelativeProjection(features, anchors, rule, pre=make(features))
+            for name, change in measure(module, anchors, features).items():
+                yield Entry(similarity, normalizer, name, name in module.invariant_to, change)
+
+
+def to_markdown() -> str:
+    """Both tables of this package as Markdown, computed: invariances, and activation symmetries."""
+    lines: list[str] = []
+    entries = list(invariance_table())
+    for normalizer in NORMALIZERS:
+        lines += [f"**{normalizer}**" if normalizer != "none" else "**no normaliser**", ""]
+        lines += _row("similarity", *(name.replace("_", " ") for name in TRANSFORMATIONS))
+        lines += ["| --- " + "| :-: " * len(TRANSFORMATIONS) + "|"]
+        for similarity in ROWS:
+            cells = [e for e in entries if (e.similarity, e.normalizer) == (similarity, normalizer)]
+            lines += _row(similarity, *("yes" if cell.declared else "·" for cell in cells))
+        lines += [""]
+    holds = max(e.deviation for e in entries if e.declared)
+    fails = min(e.deviation for e in entries if not e.declared)
+    lines += [
+        f"Of {len(entries)} cells, each `yes` holds to {holds:.0e} of the largest entry in "
+        f"float64, and each dot fails by at least {fails:.0e}.",
+        "",
+    ]
+    table = symmetry_table()
+    lines += ["**Symmetries of activations that a cosine does not see**", ""]
+    lines += _row("activation", *next(iter(table.values())))
+    lines += ["| --- " + "| :-: " * len(next(iter(table.values()))) + "|"]
+    for activation, changes in table.items():
+        lines += _row(activation, *("yes" if c < 1e-9 else f"{c:.2f}" for c in changes.values()))
+    lines += ["", "A number is the largest change of a coordinate, out of 2.", ""]
+    return "\n".join(lines)
+
+
+def _row(*cells: str) -> list[str]:
+    return ["| " + " | ".join(cells) + " |"]

@@ -1,0 +1,176 @@
+"""Pictures: what is drawn, where, and that nothing else happens."""
+
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from relreps import StitchingMatrix, plots
+
+close = torch.testing.assert_close
+MATRIX = StitchingMatrix(torch.tensor([[0.9, 0.123], [torch.nan, 0.5]]), ["one", "two"], ["a", "b"])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_saved_or_left_open(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    assert not list(tmp_path.iterdir())
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def names(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def images(n=3):
+    return {"inputs": torch.rand(n, 5, 4), "outputs": torch.rand(n, 5, 4)}
+
+
+def spaces(widths=(4, 4), n=30):
+    return {f"space {i}": torch.randn(n, width) for i, width in enumerate(widths)}
+
+
+DRAW = {
+    "matrix": lambda **where: plots.plot_stitching_matrix(MATRIX, **where),
+    "images": lambda **where: plots.plot_image_rows(images(), **where),
+}
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+def test_one_axes_is_given_back_or_made(draw):
+    _, ax = plt.subplots()
+    assert draw(ax=ax) is ax
+    assert plt.get_fignums() == [1]
+    assert draw(title="here").get_title() == "here"
+    assert plt.get_fignums() == [1, 2]
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+def test_it_renders_without_a_warning(draw):
+    draw().figure.canvas.draw()
+
+
+def test_matrix_writes_every_cell_and_name():
+    ax = plots.plot_stitching_matrix(MATRIX)
+    assert texts(ax) == ["0.90", "0.12", "n/a", "0.50"]
+    assert texts(plots.plot_stitching_matrix(MATRIX, digits=1))[1] == "0.1"
+    assert names(ax.yaxis) == ["one", "two"]
+    assert names(ax.xaxis) == ["a", "b"]
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("encoder", "decoder")
+
+
+def test_matrix_colours_span_the_scores_or_the_limits():
+    assert plots.plot_stitching_matrix(MATRIX).images[0].get_clim() == pytest.approx((0.123, 0.9))
+    assert plots.plot_stitching_matrix(MATRIX, limits=(0, 1)).images[0].get_clim() == (0, 1)
+
+
+@pytest.mark.parametrize("score", [torch.nan, 0.5])
+def test_matrix_without_contrast(score):
+    ax = plots.plot_stitching_matrix(StitchingMatrix(torch.tensor([[score]]), ["one"], ["a"]))
+    ax.figure.canvas.draw()
+    assert texts(ax) == ["n/a" if score != score else "0.50"]
+
+
+def test_text_stands_out_from_its_cell():
+    ax = plots.plot_stitching_matrix(MATRIX, cmap="gray")
+    assert [text.get_color() for text in ax.texts] == ["black", "white", "black", "white"]
+
+
+def test_image_rows_lie_under_each_other_in_order():
+    rows = images()
+    rows["inputs"][0, 0, 0] = 7.0
+    ax = plots.plot_image_rows(rows, gap=1)
+    canvas = torch.as_tensor(ax.images[0].get_array())
+    assert canvas.shape == (5 + 1 + 5, 4 + 1 + 4 + 1 + 4)
+    close(canvas[:5, 5:9], rows["inputs"][1])
+    close(canvas[6:, 10:], rows["outputs"][2])
+    assert (canvas[5] == 1).all()
+    assert canvas[0, 0] == 1
+    assert names(ax.yaxis) == ["inputs", "outputs"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"more": torch.rand(4, 5, 4)}, ValueError, r"one shape \(n, height, width\), got .*more"),
+        ({"inputs": torch.rand(5, 4)}, ValueError, r"one shape \(n, height, width\)"),
+        ({"outputs": torch.ones(3, 5, 4).byte()}, TypeError, "`rows` must be a floating-point"),
+    ],
+    ids=["number", "axes", "bytes"],
+)
+def test_bad_images(change, error, message):
+    with pytest.raises(error, match=message):
+        plots.plot_image_rows({**images(), **change})
+
+
+def test_no_images():
+    with pytest.raises(ValueError, match="`rows` must hold images"):
+        plots.plot_image_rows({})
+
+
+def points(ax):
+    return torch.as_tensor(ax.collections[0].get_offsets().filled())
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_spaces_are_drawn_side_by_side(labelled):
+    labels = torch.arange(30) % 3 if labelled else None
+    _, grid = plt.subplots(1, 2)
+    axes = plots.plot_spaces(spaces((4, 7)), labels, grid)
+    assert axes == list(grid)
+    assert [ax.get_title() for ax in axes] == ["space 0", "space 1"]
+    assert all(points(ax).shape == (30, 2) for ax in axes)
+    if labelled:
+        assert axes[0].collections[0].get_array().tolist() == labels.tolist()
+    axes[0].figure.canvas.draw()
+    assert len(plots.plot_spaces(spaces())) == 2
+    assert plt.get_fignums() == [1, 2]
+
+
+def test_each_plane_holds_the_most_variance():
+    x = torch.randn(30, 4) * torch.tensor([1.0, 3.0, 0.1, 2.0]) + 5
+    (ax,) = plots.plot_spaces({"x": x})
+    singular = torch.linalg.svdvals((x - x.mean(0)).double())[:2]
+    close(points(ax).norm(dim=0), singular, rtol=1e-4, atol=0)
+
+
+def test_first_basis_shows_whether_coordinates_are_shared():
+    x = torch.randn(30, 4)
+    turned = x @ torch.linalg.qr(torch.randn(4, 4)).Q
+    by_basis = {
+        basis: [points(ax) for ax in plots.plot_spaces({"a": x, "b": turned}, basis=basis)]
+        for basis in ("each", "first")
+    }
+    close(by_basis["each"][0].abs(), by_basis["each"][1].abs(), atol=1e-4, rtol=0)
+    close(by_basis["first"][0], by_basis["each"][0])
+    assert (by_basis["first"][1].abs() - by_basis["first"][0].abs()).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("n", [2, 30])
+def test_a_space_of_one_feature_is_a_line(n):
+    (ax,) = plots.plot_spaces({"line": torch.randn(n, 1)})
+    assert (points(ax)[:, 1] == 0).all()
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((spaces(), torch.zeros(29).long()), {}, "`labels` must have one entry .* 30 rows"),
+        ((spaces((4, 5)),), {"basis": "first"}, "needs spaces of one width, got 4 and 5.*space 1"),
+        ((spaces(),), {"basis": "second"}, "`basis` must be one of 'each', 'first'"),
+        ((spaces(), None, [None]), {}, "`axes` must be one for each of the 2 spaces, got 1"),
+        ((spaces(n=1),), {}, r"`spaces` must have at least 2 row"),
+        (({"x": torch.full((3, 3), torch.nan)},), {}, "`spaces` must be finite"),
+        (({},), {}, "`spaces` must name at least one space"),
+    ],
+    ids=["labels", "widths", "basis", "axes", "one-row", "nan", "none"],
+)
+def test_bad_spaces(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_spaces(*arguments, **options)
