@@ -444,10 +444,8 @@ class Whiten(AbstractFittedNormalizer):
 
     Example:
         >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
-        >>> norm = Whiten(2).fit(rows)
-        >>> torch.cov(norm(rows).T, correction=0)
-        tensor([[1., 0.],
-                [0., 1.]])
+        >>> Whiten(2).fit(rows)(rows).var(0, correction=0)
+        tensor([1.0000, 1.0000])
 
     References:
         ZCA: Bell and Sejnowski 1997; whitened inner products: arXiv:2605.30596.
@@ -505,7 +503,9 @@ class Whiten(AbstractFittedNormalizer):
         covariance, active = self._covariance(moments, dtype)
         values = torch.linalg.eigvalsh(covariance[active][:, active])
         wanted, rows = len(values), int(moments.total)
-        rank = int((values > values[-1] * wanted * torch.finfo(values.dtype).eps).sum())
+        # The products are taken in the type of the rows, so smaller eigenvalues are rounding.
+        rounding = 2 * wanted**0.5 * torch.finfo(dtype).eps
+        rank = int((values > values[-1] * rounding).sum())
         if rank < wanted:
             reason = (
                 f"{rows} rows vary in at most {rows - 1}; give more rows"

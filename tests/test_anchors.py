@@ -4,9 +4,15 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from relreps import FarthestAnchors, KMeansAnchors, StratifiedAnchors, UniformAnchors
+from relreps import (
+    EMAAnchors,
+    FarthestAnchors,
+    KMeansAnchors,
+    StratifiedAnchors,
+    UniformAnchors,
+)
 
-N, D, A = 60, 5, 8
+N, D, A, BLOBS = 60, 5, 8, 12
 SAMPLERS = [UniformAnchors, StratifiedAnchors, FarthestAnchors, KMeansAnchors]
 GEOMETRIC = [FarthestAnchors, KMeansAnchors]
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
@@ -22,10 +28,10 @@ def problem(n=N):
     return torch.randn(n, D, dtype=torch.float64), torch.randint(0, 4, (n,))
 
 
-def blobs(clusters=6, size=20):
+def blobs(size=10):
     """Well separated clusters on orthogonal axes, shuffled, and the cluster of each row."""
-    members = torch.arange(clusters).repeat_interleave(size)[torch.randperm(clusters * size)]
-    centres = 10 * torch.eye(clusters, dtype=torch.float64)[members]
+    members = torch.arange(BLOBS).repeat(size)[torch.randperm(BLOBS * size)]
+    centres = 10 * torch.eye(BLOBS, dtype=torch.float64)[members]
     return centres + 0.1 * torch.randn_like(centres), members
 
 
@@ -117,8 +123,8 @@ def test_each_farthest_anchor_is_farthest_from_those_before(normalize):
 
 def test_farthest_is_at_most_twice_the_best_radius():
     x, members = blobs()
-    picks = FarthestAnchors(6, normalize=False)(x)
-    best = max(torch.cdist(c, c).amax(1).min() for c in (x[members == i] for i in range(6)))
+    picks = FarthestAnchors(BLOBS, normalize=False)(x)
+    best = max(torch.cdist(c, c).amax(1).min() for c in (x[members == i] for i in range(BLOBS)))
     assert radius(x, picks).max() <= 2 * best
 
 
@@ -137,8 +143,8 @@ def test_a_rotation_leaves_the_picks(sampler, normalize):
 @pytest.mark.parametrize("seed", range(5))
 def test_one_anchor_in_each_blob(sampler, seed):
     x, members = blobs()
-    picks = sampler(6, generator=seeded(seed))(x)
-    assert members[picks].unique().numel() == 6
+    picks = sampler(BLOBS, generator=seeded(seed))(x)
+    assert members[picks].unique().numel() == BLOBS
 
 
 @each_geometric
@@ -203,13 +209,13 @@ def test_zero_rows_are_rows(sampler):
 def test_k_means_restarts_an_empty_cluster(monkeypatch):
     """One start far from every row, and none in one blob: the empty cluster moves there."""
     x, members = blobs()
-    first = torch.stack([(members == i).nonzero()[0, 0] for i in range(5)])
+    first = torch.stack([(members == i).nonzero()[0, 0] for i in range(BLOBS - 1)])
 
     def start(self, rows):
-        return torch.cat((rows[first], rows.new_full((1, 6), -9)))
+        return torch.cat((rows[first], rows.new_full((1, BLOBS), -9)))
 
     monkeypatch.setattr(KMeansAnchors, "_start", start)
-    assert members[KMeansAnchors(6)(x)].tolist() == [0, 1, 2, 3, 4, 5]
+    assert members[KMeansAnchors(BLOBS)(x)].tolist() == list(range(BLOBS))
 
 
 def test_k_means_stops_where_it_is_told():
@@ -274,3 +280,55 @@ def test_bad_number_of_anchors(sampler, value, error, message):
 def test_bad_number_of_iterations():
     with pytest.raises(ValueError, match="`max_iterations` must be at least 1, got 0"):
         KMeansAnchors(A, max_iterations=0)
+
+
+# Anchors that follow an encoder
+
+
+def test_ema_copies_first_and_then_averages():
+    rounds = torch.randn(4, A, D)
+    ema = EMAAnchors(A, D, decay=0.9)
+    for anchors in rounds:
+        ema.update(anchors.requires_grad_())
+    weights = torch.tensor([0.9**3, 0.1 * 0.9**2, 0.1 * 0.9, 0.1])
+    torch.testing.assert_close(ema.anchors, torch.einsum("t,tad->ad", weights, rounds.detach()))
+    assert not ema.anchors.requires_grad
+    assert repr(ema) == "EMAAnchors(8, 5, decay=0.9)"
+
+
+@pytest.mark.parametrize(("decay", "kept"), [(0.0, -1), (1.0, 0)])
+def test_ema_at_the_ends_is_the_last_or_the_first(decay, kept):
+    rounds = torch.randn(3, A, D)
+    ema = EMAAnchors(A, D, decay)
+    for anchors in rounds:
+        ema.update(anchors)
+    assert torch.equal(ema.anchors, rounds[kept])
+
+
+def test_ema_goes_on_from_a_checkpoint_with_its_schedule():
+    """The mean of all so far, as a schedule: it has to know how many there were."""
+    rounds = torch.randn(5, A, D)
+    ema = EMAAnchors(A, D, decay=lambda updates: updates / (updates + 1))
+    for anchors in rounds:
+        resumed = EMAAnchors(A, D, decay=ema.decay)
+        resumed.load_state_dict(ema.state_dict())
+        ema = resumed.update(anchors)
+    torch.testing.assert_close(ema.anchors, rounds.mean(0))
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.1])
+def test_bad_decay(decay):
+    with pytest.raises(ValueError, match=rf"`decay` must be in \[0, 1\], got {decay}"):
+        EMAAnchors(A, D, decay)
+
+
+@pytest.mark.parametrize(
+    ("anchors", "error", "message"),
+    [
+        (torch.randn(A, D + 1), ValueError, r"`anchors` must have shape \(8, 5\), got \(8, 6\)"),
+        (torch.ones(A, D).long(), TypeError, "`anchors` must be a floating-point tensor"),
+    ],
+)
+def test_bad_ema_update(anchors, error, message):
+    with pytest.raises(error, match=message):
+        EMAAnchors(A, D, 0.9).update(anchors)

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch.autograd import gradcheck, gradgradcheck
 
-from relreps._linalg import at_least_float32, polar_factor, unit_rows
+from relreps._linalg import at_least_float32, inverse_sqrt, polar_factor, unit_rows
 
 HALF = (torch.float16, torch.bfloat16)
 close = torch.testing.assert_close
@@ -147,3 +147,13 @@ def test_rank_deficient_gradient_is_finite(case, dtype):
     m = DEFICIENT[case]().to(dtype).requires_grad_()
     (polar_factor(m) * normal(*m.shape, dtype=dtype)).sum().backward()
     assert m.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_inverse_sqrt_is_that_of_scipy_and_differentiates(tied):
+    q = rotation(4)
+    values = torch.tensor([2.0, 2.0, 2.0, 5.0] if tied else [0.1, 1.0, 2.0, 5.0]).double()
+    m = (q * values) @ q.mT
+    oracle = scipy.linalg.fractional_matrix_power(m.numpy(), -0.5)
+    close(inverse_sqrt(m), torch.from_numpy(oracle))
+    assert gradcheck(lambda m: inverse_sqrt((m + m.mT) / 2), m.requires_grad_())

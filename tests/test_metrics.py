@@ -87,6 +87,13 @@ def test_equal_spaces_score_one(measure):
     assert measure(x, x) == 1
 
 
+@pytest.mark.parametrize(("k", "share"), [(1, 0), (2, 1)])
+def test_recall_counts_the_last_rank(k, share):
+    """Each query is nearest to the next key, and its own comes second."""
+    keys = torch.eye(4)
+    assert recall_at_k(keys + 2 * keys.roll(1, 0), keys, k) == share
+
+
 @each_measure
 @pytest.mark.parametrize("change", ["rotation", "scale", "shuffle"])
 def test_what_both_sides_may_share(measure, change):

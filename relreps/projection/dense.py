@@ -231,6 +231,7 @@ class RelativeProjection(FittedModule):
     def _prepared(self) -> list[Tensor]:
         return [getattr(self, f"_prepared_{i}") for i in range(self._num_prepared)]
 
+    @torch.inference_mode(False)  # or the caches could not be used in training later
     @torch.no_grad()
     def _rebuild(self) -> None:
         """Redo what depends on the anchors alone, in place where that is possible."""

@@ -38,7 +38,7 @@ class GraphGeodesic(nn.Module, Similarity):
 
     Example:
         >>> line = torch.arange(5.0)[:, None]
-        >>> GraphGeodesic(line, k=1)(torch.tensor([[3.5]]), line[:1])
+        >>> GraphGeodesic(line, k=2)(torch.tensor([[3.5]]), line[:1])
         tensor([[3.5000]])
 
     References:

@@ -89,14 +89,15 @@ def angular(x: Tensor, anchors: Tensor) -> Tensor:
 
     The geodesic distance on the sphere, a monotone function of the cosine with the same
     invariances; 0 for equal and 1 for opposite directions, 1/2 for a zero row. The gradient is
-    finite everywhere, and zero at equal and opposite directions. O(NAD) time.
+    finite everywhere, and zero at equal and opposite directions, near which rounding of the cosine
+    leaves an error of about :math:`\sqrt{2\epsilon}/\pi`. O(NAD) time.
 
     Shape:
         - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
 
     Example:
-        >>> angular(torch.tensor([1.0, 1.0]), torch.tensor([[2.0, 0.0], [-1.0, -1.0]]))
-        tensor([0.2500, 1.0000])
+        >>> angular(torch.tensor([1.0, 1.0]), torch.tensor([[2.0, 0.0], [-1.0, 1.0]]))
+        tensor([0.2500, 0.5000])
 
     References:
         arXiv:2310.01211.

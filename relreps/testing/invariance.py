@@ -181,4 +181,4 @@ def _evaluate(code: Any, x: Tensor, anchors: Tensor) -> Tensor:
         out = copy.deepcopy(code).to(x).fit(anchors)(x)
     else:
         out = code(x, anchors)
-    return out
+    return out.to_dense() if out.layout == torch.sparse_csr else out

@@ -1,0 +1,208 @@
+"""RelativeEncoder: anchors follow the encoder, never stale, and its mode is left alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from relreps import Center, EMAAnchors, RelativeEncoder, RelativeProjection, relative_projection
+
+N, D, F, A = 6, 5, 4, 3
+
+
+def make(encoder=None, **options):
+    encoder = nn.Linear(D, F) if encoder is None else encoder
+    return RelativeEncoder(encoder, RelativeProjection(F, A), torch.randn(A, D), **options)
+
+
+def expected(model, x):
+    return relative_projection(model.encoder(x), model.encoder(model.anchor_inputs))
+
+
+def step(model, x):
+    """One step of training, without looking at what it does."""
+    model.train()(x).square().sum().backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.sub_(0.1 * p.grad)
+            p.grad = None
+
+
+class Counting(nn.Linear):
+    def forward(self, x):
+        self.calls = getattr(self, "calls", 0) + (len(x) == A)
+        return super().forward(x)
+
+
+def test_anchors_are_encoded_anew_at_every_step():
+    model, x = make(), torch.randn(N, D)
+    for _ in range(3):
+        torch.testing.assert_close(model.train()(x), expected(model, x))
+        step(model, x)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_refresh_every(every):
+    model, x = make(Counting(D, F), refresh_every=every), torch.randn(N, D)
+    for _ in range(6):
+        step(model, x)
+    assert model.encoder.calls == 6 // every
+
+
+def test_eval_never_shows_a_stale_code_and_never_works_twice():
+    model, x = make(Counting(D, F), refresh_every=100), torch.randn(N, D)
+    step(model, x)
+    step(model, x)
+    torch.testing.assert_close(model.eval()(x), expected(model, x))
+    before = model.encoder.calls
+    model(x), model(x)
+    assert model.encoder.calls == before
+    with torch.no_grad():
+        model.encoder.weight.mul_(2).add_(1)
+    torch.testing.assert_close(model(x), expected(model, x))
+    model.encoder.load_state_dict(nn.Linear(D, F).state_dict())
+    torch.testing.assert_close(model(x), expected(model, x))
+
+
+def test_edits_through_data_are_seen_after_a_switch_of_mode():
+    model, x = make().eval(), torch.randn(N, D)
+    model(x)
+    model.train()
+    model.encoder.weight.data.mul_(-3)
+    torch.testing.assert_close(model.eval()(x), expected(model, x))
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_gradients_through_the_anchors(detach):
+    model, x = make(detach_anchors=detach).double(), torch.randn(N, D).double()
+    model.train()(x).square().sum().backward()
+    got = model.encoder.weight.grad.clone()
+    model.encoder.zero_grad()
+    anchors = model.encoder(model.anchor_inputs)
+    anchors = anchors.detach() if detach else anchors
+    relative_projection(model.encoder(x), anchors).square().sum().backward()
+    torch.testing.assert_close(got, model.encoder.weight.grad)
+
+
+@pytest.mark.parametrize("pre", [None, Center])
+def test_two_forwards_before_one_backward(pre):
+    projection = RelativeProjection(F, A, pre=pre and pre(F))
+    model = RelativeEncoder(nn.Linear(D, F), projection, torch.randn(A, D), refresh_every=2)
+    codes = [model.train()(torch.randn(N, D)) for _ in range(4)]
+    sum(code.sum() for code in codes).backward()
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_mode_of_the_encoder_is_left_alone(mode):
+    model = make(nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(D), nn.Linear(D, F)))
+    model.encoder.train(mode)
+    before = [m.training for m in model.encoder.modules()]
+    model(torch.randn(N, D))
+    model.refresh()
+    assert [m.training for m in model.encoder.modules()] == before
+
+
+def test_nested_inputs_move_along():
+    class Sum(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs["a"] + inputs["b"][0])
+
+    inputs = {"a": torch.randn(A, D), "b": [torch.randn(A, D)], "name": "kept"}
+    model = RelativeEncoder(Sum(D, F), RelativeProjection(F, A), inputs).double()
+    assert model.anchor_inputs["b"][0].dtype == torch.float64
+    assert model.anchor_inputs["name"] == "kept"
+    batch = {"a": torch.randn(N, D).double(), "b": [torch.randn(N, D).double()]}
+    assert model.eval()(batch).shape == (N, A)
+    assert copy.deepcopy(model).to("meta").anchor_inputs["a"].is_meta
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_compiled_encoder_and_compiled_whole(detach):
+    torch._dynamo.reset()
+    model, x = make(detach_anchors=detach), torch.randn(N, D)
+    inner = make(torch.compile(model.encoder, backend="eager"), detach_anchors=detach)
+    inner.anchor_inputs = model.anchor_inputs
+    whole = torch.compile(copy.deepcopy(model).train(), backend="eager", fullgraph=True)
+    whole(x)  # allocates the caches
+    for _ in range(2):
+        torch.testing.assert_close(inner.train()(x), model.train()(x))
+        step(model, x)
+    torch.testing.assert_close(whole(x), expected(whole, x))
+    torch.testing.assert_close(inner.eval()(x), expected(model, x))
+
+
+def test_checkpoint_holds_the_anchors_and_not_the_inputs():
+    model, x = make(), torch.randn(N, D)
+    step(model, x)
+    model.eval()(x)
+    assert not [name for name in model.state_dict() if "input" in name]
+    other = make()
+    other.anchor_inputs = model.anchor_inputs
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other.eval()(x), model(x))
+
+
+def test_inference_mode():
+    model, x = make().eval(), torch.randn(N, D)
+    with torch.inference_mode():
+        inside = model(x)
+    torch.testing.assert_close(inside, model(x))
+    step(model, x)
+
+
+def test_ema_anchors_follow():
+    model, x = make(ema=EMAAnchors(A, F, decay=0.9)), torch.randn(N, D)
+    model.train()(x)
+    first = model.encoder(model.anchor_inputs).detach()
+    torch.testing.assert_close(model.projection.anchors, first)
+    step(model, x)
+    torch.testing.assert_close(model.ema.anchors, first)
+    model.train()(x)
+    second = model.encoder(model.anchor_inputs).detach()
+    wanted = 0.9 * first + 0.1 * second
+    torch.testing.assert_close(model.ema.anchors, wanted)
+    torch.testing.assert_close(model.eval()(x), relative_projection(model.encoder(x), wanted))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_ema_decays_geometrically(decay):
+    ema, target = EMAAnchors(A, F, decay).double(), torch.randn(A, F).double()
+    ema.update(torch.zeros(A, F).double())
+    for _ in range(5):
+        ema.update(target.requires_grad_())
+    torch.testing.assert_close(ema.anchors, (1 - decay**5) * target.detach())
+    assert not ema.anchors.requires_grad
+    fresh = EMAAnchors(A, F, decay).double()
+    fresh.load_state_dict(ema.state_dict())
+    torch.testing.assert_close(fresh.update(target).anchors, ema.update(target).anchors)
+
+
+def test_ema_schedule():
+    ema = EMAAnchors(1, 1, decay=lambda updates: updates / (updates + 1))
+    for value in (1.0, 2.0, 6.0):
+        ema.update(torch.tensor([[value]]))
+    torch.testing.assert_close(ema.anchors, torch.tensor([[3.0]]))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: make(refresh_every=0), ValueError, "`refresh_every` must be at least 1"),
+        (
+            lambda: make(nn.Linear(D, F + 1))(torch.randn(N, D)),
+            ValueError,
+            r"must map `anchor_inputs` to shape \(3, 4\), got \(3, 5\)",
+        ),
+        (
+            lambda: make(ema=EMAAnchors(A, F, 0.9), detach_anchors=False),
+            ValueError,
+            "needs `detach_anchors=True`",
+        ),
+        (lambda: EMAAnchors(A, F, 1.5), ValueError, r"`decay` must be in \[0, 1\], got 1.5"),
+        (lambda: EMAAnchors(A, F, 0.5).update(torch.ones(A, 9)), ValueError, r"shape \(3, 4\)"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

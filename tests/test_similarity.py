@@ -1,0 +1,206 @@
+"""Each similarity against SciPy or a plain formula; gradients at ugly points; inverses."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+import relreps
+from relreps import similarity as sim
+from relreps.similarity import SIMILARITIES, Basis, Rescaled
+
+NAMES = list(SIMILARITIES)
+ORACLES = {
+    "cosine": lambda x, a: 1 - cdist(x, a, "cosine"),
+    "angular": lambda x, a: np.arccos(1 - cdist(x, a, "cosine")) / math.pi,
+    "inner": lambda x, a: x @ a.T,
+    "euclidean": lambda x, a: cdist(x, a),
+    "l1": lambda x, a: cdist(x, a, "cityblock"),
+    "linf": lambda x, a: cdist(x, a, "chebyshev"),
+    "basis": lambda x, a: np.linalg.lstsq(a.T, x.T, rcond=None)[0].T,
+}
+
+
+def rows(n, d=6):
+    return torch.randn(n, d, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("anchors", [4, 6, 40])
+@pytest.mark.parametrize("name", NAMES)
+def test_oracle(name, anchors):
+    x, a = rows(30), rows(anchors)
+    wanted = torch.from_numpy(ORACLES[name](x.numpy(), a.numpy()))
+    torch.testing.assert_close(getattr(sim, name)(x, a), wanted, atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_function_and_module_agree(name):
+    x, a = rows(7), rows(9)
+    module = relreps.RelativeProjection.from_anchors(a, name)
+    torch.testing.assert_close(module(x), relreps.relative_projection(x, a, name))
+    torch.testing.assert_close(module(x), module.project(x, a))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "linf"])
+def test_gradients_reach_both_sides(name):
+    x, a = rows(3, 4).requires_grad_(), rows(7, 4).requires_grad_()
+    assert torch.autograd.gradcheck(getattr(sim, name), (x, a))
+
+
+@pytest.mark.parametrize("name", ["cosine", "angular", "inner", "euclidean", "basis"])
+def test_second_derivatives(name):
+    x = rows(3, 4).requires_grad_()
+    a = rows(7, 4)
+    assert torch.autograd.gradgradcheck(lambda x: getattr(sim, name)(x, a), (x,))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_ugly_rows(name, dtype):
+    """A zero row, an anchor itself, its opposite, duplicate anchors: finite, gradient too."""
+    a = torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 1.0]], dtype=dtype)
+    x = torch.stack((torch.zeros(2, dtype=dtype), a[0], -a[0])).requires_grad_()
+    code = getattr(sim, name)(x, a)
+    code.float().square().sum().backward()
+    assert code.isfinite().all()
+    assert x.grad.isfinite().all()
+    if name in ("cosine", "angular"):
+        assert torch.equal(x.grad[0], torch.zeros(2, dtype=dtype))
+
+
+def test_cosine_stays_in_range_and_finds_its_own():
+    a = torch.randn(200, 257)
+    code = sim.cosine(a, a)
+    assert code.abs().max() <= 1 + 1e-6
+    assert torch.equal(code.argmax(1), torch.arange(200))
+    assert sim.angular(a, a).isfinite().all()
+
+
+def test_extreme_lengths_do_not_matter():
+    x, a = torch.randn(5, 8), torch.randn(4, 8)
+    for scale in (1e-30, 1e30):
+        torch.testing.assert_close(sim.cosine(x * scale, a * scale), sim.cosine(x, a))
+
+
+def test_basis_reconstructs_and_shares_weight_between_duplicates():
+    a = rows(20)
+    x = rows(5)
+    torch.testing.assert_close(sim.basis(x, a) @ a, x)
+    twice = torch.cat((a[:6], a[:1]))
+    code = sim.basis(x, twice)
+    torch.testing.assert_close(code[:, 0], code[:, 6])
+
+
+def test_ridge_goes_to_the_pseudo_inverse():
+    x, a = rows(5), rows(4)
+    torch.testing.assert_close(Basis(ridge=1e-12)(x, a), sim.basis(x, a), atol=1e-8, rtol=1e-8)
+    assert Basis(ridge=1.0)(x, a).norm() < sim.basis(x, a).norm()
+
+
+def test_float32_anchors_with_a_dead_direction():
+    """What rounding leaves of a direction is not inverted."""
+    a = torch.randn(50, 10) @ torch.randn(10, 20)
+    assert sim.basis(torch.randn(5, 20), a).abs().max() < 10
+
+
+@pytest.mark.parametrize("name", ["euclidean", "l1", "linf"])
+def test_rescaled(name):
+    x, a = rows(5), rows(9)
+    code = Rescaled(name)(x, a)
+    between = torch.from_numpy(ORACLES[name](a.numpy(), a.numpy()))
+    median = between[torch.triu_indices(9, 9, 1).unbind()].median()
+    torch.testing.assert_close(code, getattr(sim, name)(x, a) / median)
+
+
+@pytest.mark.parametrize(
+    "similarity",
+    ["cosine", "angular", "inner", "euclidean", "basis", Rescaled("euclidean")],
+    ids=str,
+)
+@pytest.mark.parametrize("pre", [None, relreps.Center, relreps.StandardScale, relreps.Whiten])
+def test_inverse(similarity, pre):
+    a, x = rows(9), rows(5)
+    module = (
+        relreps.RelativeProjection(6, 9, similarity, pre=pre and pre(6)).double().set_anchors(a)
+    )
+    back = module.inverse(module(x))
+    if similarity in ("cosine", "angular"):
+        before, after = (x, back) if pre is None else (module.pre(x), module.pre(back))
+        torch.testing.assert_close(sim.cosine(before, after).diagonal(), torch.ones(5).double())
+        reference = a if pre is None else module.pre(a)
+        torch.testing.assert_close(after.norm(dim=-1), reference.norm(dim=-1).mean().expand(5))
+    else:
+        torch.testing.assert_close(back, x)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "anchors", "message"),
+    [
+        ("l1", 20, "no inverse"),
+        ("linf", 20, "no inverse"),
+        (sim.Plain(sim.inner), 20, "no inverse"),
+        ("inner", 5, "at least 6 anchors in 6 dimensions, got 5"),
+        ("euclidean", 6, "at least 7 anchors"),
+        ("cosine", 5, "at least 6 anchors"),
+    ],
+)
+def test_no_inverse(similarity, anchors, message):
+    module = relreps.RelativeProjection.from_anchors(rows(anchors), similarity)
+    with pytest.raises(ValueError, match=message):
+        module.inverse(rows(2, anchors))
+
+
+def test_no_inverse_through_a_post_or_a_unit_norm():
+    behind = relreps.RelativeProjection(6, 6, "inner", post=torch.nn.ReLU()).double()
+    with pytest.raises(ValueError, match="`post` has no inverse"):
+        behind.set_anchors(rows(6)).inverse(rows(2))
+    unit = relreps.RelativeProjection(6, 6, "inner", pre=relreps.UnitNorm()).double()
+    with pytest.raises(ValueError, match=r"UnitNorm\(\) has no inverse"):
+        unit.set_anchors(rows(6)).inverse(rows(2))
+
+
+@pytest.mark.parametrize(
+    ("x", "anchors", "similarity", "error", "message"),
+    [
+        (
+            torch.ones(2, 3),
+            torch.ones(2, 4),
+            "cosine",
+            ValueError,
+            r"shape \(..., 4\), got \(2, 3\)",
+        ),
+        (torch.ones(2, 3).int(), torch.ones(2, 3), "cosine", TypeError, "`x` must be a floating"),
+        (torch.ones(2, 3), torch.ones(2, 3).int(), "cosine", TypeError, "`anchors` must be a fl"),
+        ([1.0], torch.ones(2, 3), "cosine", TypeError, "`x` must be a torch.Tensor, got list"),
+        (torch.ones(2, 3), torch.ones(3), "cosine", ValueError, r"\(rows, features\), got \(3,\)"),
+        (torch.ones(2, 3), torch.ones(0, 3), "cosine", ValueError, "at least 1 row"),
+        (torch.ones(2, 3), torch.ones(2, 3), "cosin", ValueError, "Did you mean 'cosine'"),
+        (torch.ones(2, 3), torch.ones(2, 3), lambda x, a: x, ValueError, r"return shape \(2, 2\)"),
+    ],
+)
+def test_bad_input(x, anchors, similarity, error, message):
+    with pytest.raises(error, match=message):
+        relreps.relative_projection(x, anchors, similarity)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="must not be negative"):
+        Basis(ridge=-1.0)
+    for anchors in (torch.ones(1, 3), torch.ones(4, 3)):
+        with pytest.raises(ValueError, match="at least two different anchors"):
+            relreps.RelativeProjection.from_anchors(anchors, Rescaled("l1"))
+
+
+def test_a_similarity_of_ones_own():
+    class Squared(sim.Similarity):
+        def prepare(self, anchors):
+            return (anchors.square(),)
+
+        def compare(self, x, *prepared):
+            return x @ prepared[0].mT
+
+    module = relreps.RelativeProjection.from_anchors(torch.eye(3), Squared())
+    torch.testing.assert_close(module(torch.ones(2, 3)), torch.ones(2, 3))
+    assert module.invariant_to == frozenset()
