@@ -1,6 +1,9 @@
 """Sphinx configuration. `make docs` builds the site; no page needs the network to build."""
 
+from pathlib import Path
+
 from relreps import __version__
+from relreps.testing.table import invariance_markdown, symmetry_markdown
 
 project = "relreps"
 author = "relreps contributors"
@@ -13,7 +16,13 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
+
+# Tables come from the code, not from somebody's memory of it.
+generated = Path(__file__).parent / "_generated"
+generated.mkdir(exist_ok=True)
+(generated / "invariances.md").write_text(invariance_markdown(), encoding="utf-8")
+(generated / "symmetries.md").write_text(symmetry_markdown(), encoding="utf-8")
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

@@ -101,34 +101,42 @@ def invariance_table(features: int = 5, anchors: int = 15) -> Iterator[Entry]:
                 yield Entry(similarity, normalizer, name, name in module.invariant_to, change)
 
 
-def to_markdown() -> str:
-    """Both tables of this package as Markdown, computed: invariances, and activation symmetries."""
-    lines: list[str] = []
+def invariance_markdown() -> str:
+    """The invariance table as Markdown, one part for each normaliser."""
     entries = list(invariance_table())
+    lines: list[str] = []
     for normalizer in NORMALIZERS:
-        lines += [f"**{normalizer}**" if normalizer != "none" else "**no normaliser**", ""]
-        lines += _row("similarity", *(name.replace("_", " ") for name in TRANSFORMATIONS))
-        lines += ["| --- " + "| :-: " * len(TRANSFORMATIONS) + "|"]
+        heading = "no normaliser" if normalizer == "none" else normalizer
+        lines += [f"**{heading}**", ""]
+        lines += _header("similarity", *(name.replace("_", " ") for name in TRANSFORMATIONS))
         for similarity in ROWS:
             cells = [e for e in entries if (e.similarity, e.normalizer) == (similarity, normalizer)]
-            lines += _row(similarity, *("yes" if cell.declared else "·" for cell in cells))
+            lines += [_row(similarity, *("yes" if cell.declared else "·" for cell in cells))]
         lines += [""]
     holds = max(e.deviation for e in entries if e.declared)
     fails = min(e.deviation for e in entries if not e.declared)
-    lines += [
-        f"Of {len(entries)} cells, each `yes` holds to {holds:.0e} of the largest entry in "
-        f"float64, and each dot fails by at least {fails:.0e}.",
-        "",
-    ]
+    return "\n".join(
+        [
+            *lines,
+            f"Of {len(entries)} cells, each `yes` holds to {holds:.0e} of the largest entry in "
+            f"float64, and each dot fails by at least {fails:.0e}.",
+        ]
+    )
+
+
+def symmetry_markdown() -> str:
+    """The table of activation symmetries as Markdown."""
     table = symmetry_table()
-    lines += ["**Symmetries of activations that a cosine does not see**", ""]
-    lines += _row("activation", *next(iter(table.values())))
-    lines += ["| --- " + "| :-: " * len(next(iter(table.values()))) + "|"]
+    lines = _header("activation", *next(iter(table.values())))
     for activation, changes in table.items():
-        lines += _row(activation, *("yes" if c < 1e-9 else f"{c:.2f}" for c in changes.values()))
-    lines += ["", "A number is the largest change of a coordinate, out of 2.", ""]
+        cells = ("yes" if change < 1e-9 else f"{change:.2f}" for change in changes.values())
+        lines += [_row(activation, *cells)]
     return "\n".join(lines)
 
 
-def _row(*cells: str) -> list[str]:
-    return ["| " + " | ".join(cells) + " |"]
+def _header(first: str, *others: str) -> list[str]:
+    return [_row(first, *others), "| --- " + "| :-: " * len(others) + "|"]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
