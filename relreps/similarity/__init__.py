@@ -4,17 +4,16 @@ A similarity works in two steps: `Similarity.prepare` (what depends on the ancho
 `Similarity.compare` (the rest, one product per call). `RelativeProjection` remembers the first
 step; the functions here do both at once.
 
-========== ===================================== ===================================
-name       value for row x and anchor a          invariant to
-========== ===================================== ===================================
-cosine     <x, a> / (|x| |a|)                    rotation, sample_scale
-angular    arccos(cosine) / pi                   rotation, sample_scale
-inner      <x, a>                                rotation
-euclidean  |x - a|_2                             rotation, translation
-l1         sum |x - a|                           permutation, translation
-linf       max |x - a|                           permutation, translation
-basis      coordinates w of x = sum w_j a_j      linear if the anchors span the space
-========== ===================================== ===================================
+::
+
+    name       value for row x and anchor a         invariant to
+    cosine     <x, a> / (|x| |a|)                   rotation, sample_scale
+    angular    arccos(cosine) / pi                  rotation, sample_scale
+    inner      <x, a>                               rotation
+    euclidean  |x - a|_2                            rotation, translation
+    l1         sum |x - a|                          permutation, translation
+    linf       max |x - a|                          permutation, translation
+    basis      coordinates w of x = sum w_j a_j     linear, if the anchors span the space
 """
 
 from __future__ import annotations
