@@ -8,11 +8,9 @@ as everywhere in torch, so calling a sampler twice gives two draws.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import at_least_float32, unit_rows
@@ -208,65 +206,6 @@ class KMeansAnchors(AbstractSampler):
             free = nearest if bool((nearest > 0).any()) else torch.ones_like(nearest)
             chosen.append(min(self._draw(free), n - 1))
         return rows[torch.tensor(chosen, device=rows.device)]
-
-
-class EMAAnchors(nn.Module):
-    r"""Anchors that follow an encoder as it drifts, by an exponential moving average.
-
-    .. math:: A_0 = E_0, \qquad A_t = \alpha A_{t-1} + (1 - \alpha) E_t
-
-    The first update copies, so no zeros are averaged in. Updates carry no gradient, and the state,
-    the step count included, is in the checkpoint. Every process that is given the same encodings
-    keeps the same anchors. O(AD) an update.
-
-    Args:
-        num_anchors: Number of anchors A.
-        in_features: Width D of the space.
-        decay: :math:`\alpha` in [0, 1], or a function from the number of earlier updates to it.
-
-    Example:
-        >>> ema = EMAAnchors(1, 2, decay=0.5)
-        >>> ema.update(torch.zeros(1, 2)).update(torch.ones(1, 2)).anchors
-        tensor([[0.5000, 0.5000]])
-
-    References:
-        R3L, arXiv:2404.12917.
-    """
-
-    anchors: Tensor
-    updates: Tensor
-
-    def __init__(
-        self, num_anchors: int, in_features: int, decay: float | Callable[[Tensor], Tensor]
-    ) -> None:
-        super().__init__()
-        _checks.check_size("num_anchors", num_anchors)
-        _checks.check_size("in_features", in_features)
-        if not callable(decay) and not 0 <= decay <= 1:
-            raise ValueError(f"`decay` must be in [0, 1], got {decay}.")
-        self.decay = decay
-        self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-
-    @torch.no_grad()
-    def update(self, anchors: Tensor) -> Self:
-        """Take one step towards new encodings ``(A, D)`` of the anchor samples."""
-        _checks.check_floating("anchors", anchors)
-        if anchors.shape != self.anchors.shape:
-            raise ValueError(
-                f"`anchors` must have shape {tuple(self.anchors.shape)}, "
-                f"got {tuple(anchors.shape)}."
-            )
-        alpha = self.decay(self.updates) if callable(self.decay) else self.decay
-        new = anchors.to(self.anchors)
-        mixed = self.anchors * alpha + new * (1 - alpha)
-        self.anchors.copy_(torch.where(self.updates == 0, new, mixed))
-        self.updates.add_(1)
-        return self
-
-    def extra_repr(self) -> str:
-        """Constructor call."""
-        return f"{self.anchors.shape[0]}, {self.anchors.shape[1]}, decay={self.decay}"
 
 
 def _prepared(x: Tensor, normalize: bool) -> Tensor:
