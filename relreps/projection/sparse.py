@@ -12,6 +12,10 @@ from relreps._linalg import at_least_float32, unit_rows
 from relreps._state import FittedModule
 
 _INDEX_BITS = 32
+_LOW_HALF = (1 << _INDEX_BITS) - 1
+
+#: Neighbouring anchors whose largest cosine stands for all of them in a first selection.
+_GROUP = 8
 
 
 class TopK(NamedTuple):
@@ -142,20 +146,42 @@ class SparseRelativeProjection(FittedModule):
 
     def _select(self, rows: Tensor) -> Tensor:
         """Indices of the k most similar anchors, most similar first, ties by index."""
-        # One integer orders by (cosine, lowest index): the bits of a non-negative float32 sort as
-        # the float does, and fill the high half; the low half counts indices down.
-        best = rows.new_full((rows.shape[0], 0), 0, dtype=torch.long)
-        for start in range(0, self.num_anchors, self.chunk_size):
-            anchors = self.anchors[start : start + self.chunk_size].to(rows.dtype)
+        last = self.num_anchors - 1
+        best = rows.new_zeros((rows.shape[0], 0), dtype=torch.long)
+        step = self.chunk_size // _GROUP * _GROUP or self.chunk_size
+        for start in range(0, self.num_anchors, step):
+            anchors = self.anchors[start : start + step].to(rows.dtype)
             cosines = (rows @ anchors.mT).clamp_(min=0).to(torch.float32)
-            last = self.num_anchors - 1 - start
-            down = torch.arange(last, last - anchors.shape[0], -1, device=rows.device)
-            keys = cosines.view(torch.int32).to(torch.long).bitwise_left_shift_(_INDEX_BITS)
-            keys = keys.add_(down)
-            keys = keys.topk(min(self.k, keys.shape[1]), sorted=False).values
-            best = torch.cat((best, keys), 1)
+            values, positions = _shortlist(cosines, self.k)
+            best = torch.cat((best, _keys(values, last - start - positions)), 1)
             best = best.topk(min(self.k, best.shape[1])).values
-        return self.num_anchors - 1 - best.bitwise_and((1 << _INDEX_BITS) - 1)
+        return last - best.bitwise_and_(_LOW_HALF)
+
+
+def _shortlist(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Few values ``(B, m)`` that have the k largest of ``(B, n)`` among them, and where they are.
+
+    The k largest lie in the k groups of neighbours with the largest maxima. Equal maxima go to the
+    first group, as equal values go to the lowest index.
+    """
+    columns = torch.arange(values.shape[1], device=values.device)
+    if len(columns) % _GROUP or len(columns) < 2 * k * _GROUP:
+        return values, columns
+    groups = values.unflatten(1, (-1, _GROUP))
+    order = torch.arange(groups.shape[1] - 1, -1, -1, device=values.device)
+    keys = _keys(groups.amax(-1), order).topk(k, sorted=False).values
+    chosen = groups.shape[1] - 1 - keys.bitwise_and_(_LOW_HALF)
+    rows = torch.arange(values.shape[0], device=values.device)[:, None]
+    positions = columns.unflatten(0, (-1, _GROUP))[chosen]
+    return groups[rows, chosen].flatten(1), positions.flatten(1)
+
+
+def _keys(values: Tensor, low: Tensor) -> Tensor:
+    """One integer that orders by (value, low), for float32 values that are not negative.
+
+    The bits of such a number sort as it does, and fill the high half.
+    """
+    return values.view(torch.int32).to(torch.long).bitwise_left_shift_(_INDEX_BITS).add_(low)
 
 
 def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
