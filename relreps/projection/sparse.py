@@ -149,10 +149,12 @@ class SparseRelativeProjection(FittedModule):
         last = self.num_anchors - 1
         best = rows.new_zeros((rows.shape[0], 0), dtype=torch.long)
         step = self.chunk_size // _GROUP * _GROUP or self.chunk_size
+        # One product after the other in the same memory: fetching it anew costs as much as they do.
+        memory = rows.new_empty(rows.shape[0], min(step, self.num_anchors))
         for start in range(0, self.num_anchors, step):
             anchors = self.anchors[start : start + step].to(rows.dtype)
-            cosines = (rows @ anchors.mT).clamp_(min=0).to(torch.float32)
-            values, positions = _shortlist(cosines, self.k)
+            cosines = memory[:, : len(anchors)].addmm_(rows, anchors.mT, beta=0).clamp_(min=0)
+            values, positions = _shortlist(cosines.to(torch.float32), self.k)
             best = torch.cat((best, _keys(values, last - start - positions)), 1)
             best = best.topk(min(self.k, best.shape[1])).values
         return last - best.bitwise_and_(_LOW_HALF)
@@ -164,16 +166,18 @@ def _shortlist(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     The k largest lie in the k groups of neighbours with the largest maxima. Equal maxima go to the
     first group, as equal values go to the lowest index.
     """
-    columns = torch.arange(values.shape[1], device=values.device)
-    if len(columns) % _GROUP or len(columns) < 2 * k * _GROUP:
-        return values, columns
+    rows, width = values.shape
+    if width % _GROUP or width < 2 * k * _GROUP:
+        return values, torch.arange(width, device=values.device)
     groups = values.unflatten(1, (-1, _GROUP))
-    order = torch.arange(groups.shape[1] - 1, -1, -1, device=values.device)
+    last = groups.shape[1] - 1
+    order = torch.arange(last, -1, -1, device=values.device)
     keys = _keys(groups.amax(-1), order).topk(k, sorted=False).values
-    chosen = groups.shape[1] - 1 - keys.bitwise_and_(_LOW_HALF)
-    rows = torch.arange(values.shape[0], device=values.device)[:, None]
-    positions = columns.unflatten(0, (-1, _GROUP))[chosen]
-    return groups[rows, chosen].flatten(1), positions.flatten(1)
+    chosen = last - keys.bitwise_and_(_LOW_HALF)
+    first = torch.arange(0, rows * (last + 1), last + 1, device=values.device)[:, None]
+    found = groups.reshape(-1, _GROUP).index_select(0, (chosen + first).flatten())
+    positions = chosen[..., None] * _GROUP + torch.arange(_GROUP, device=values.device)
+    return found.reshape(rows, -1), positions.flatten(1)
 
 
 def _keys(values: Tensor, low: Tensor) -> Tensor:
