@@ -7,6 +7,7 @@ values, hence synchronises with the host: it belongs in ``fit``, ``set_anchors``
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 import torch
@@ -74,13 +75,28 @@ def check_size(name: str, value: int, minimum: int = 1) -> None:
         raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
 
 
-def check_k(k: int, size: int) -> None:
+def check_number(name: str, value: float, low: float, high: float) -> None:
+    """Refuse what is not a real number in ``[low, high]``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__} ({value!r}).")
+    if not low <= value <= high:
+        raise ValueError(f"`{name}` must be in [{low}, {high}], got {value}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse what is not a positive, finite number."""
+    check_number(name, value, -math.inf, math.inf)
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite, got {value}.")
+
+
+def check_k(k: int, size: int, what: str = "rows") -> None:
     """Refuse a number of neighbours outside ``1..size``."""
     check_size("k", k)
     if k > size:
         raise ValueError(
-            f"`k` must be at most the number of rows to choose from, got k={k} and {size} rows. "
-            "Lower `k` or give more rows."
+            f"`k` must be at most the number of {what} to choose from, got k={k} and {size} "
+            f"{what}. Lower `k` or give more {what}."
         )
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -91,7 +90,8 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
 def inverse_sqrt(m: Tensor) -> Tensor:
     r"""Symmetric inverse root :math:`M^{-1/2}` of a positive definite matrix ``(D, D)``.
 
-    The gradient is exact and finite at equal eigenvalues, which an eigendecomposition's is not.
+    Directions without variance are left out, as in a pseudo-inverse. The gradient is exact and
+    finite at equal eigenvalues, which an eigendecomposition's is not; there is no second one.
     """
     root: Tensor = _InverseSqrt.apply(m)  # type: ignore[no-untyped-call]
     return root
@@ -103,18 +103,20 @@ class _InverseSqrt(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, m: Tensor) -> Tensor:
         values, u = torch.linalg.eigh(m)
-        roots = values.sqrt()
-        ctx.save_for_backward(roots, u)
-        root: Tensor = (u / roots) @ u.mT
+        live = values > values[-1:] * (len(values) * torch.finfo(values.dtype).eps)
+        inverse = torch.where(live, torch.where(live, values, 1).rsqrt(), 0)
+        ctx.save_for_backward(inverse, u)
+        root: Tensor = (u * inverse) @ u.mT
         return root
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # Divided differences of 1/sqrt: (1/sqrt(a) - 1/sqrt(b)) / (a - b), in a form without a - b.
-        roots, u = ctx.saved_tensors
-        a, b = roots[:, None], roots[None, :]
-        inner = (u.mT @ grad @ u) * (-1 / (a * b * (a + b)))
+        # Divided differences of 1/sqrt: (1/sqrt(a) - 1/sqrt(b)) / (a - b), which in terms of the
+        # inverse roots p and q is -p^2 q^2 / (p + q): no difference of eigenvalues to divide by.
+        _first_order_only("inverse_sqrt")
+        inverse, u = ctx.saved_tensors
+        p, q = inverse[:, None], inverse[None, :]
+        inner = (u.mT @ grad @ u) * -((p * q) ** 2) * inverse_or_zero(p + q)
         out: Tensor = u @ inner @ u.mT
         return (out + out.mT) / 2
 
@@ -134,8 +136,8 @@ class _PolarFactor(torch.autograd.Function):
         return u @ vh
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        _first_order_only("polar_factor")
         # With W = U V^T and upstream gradient G: inside the spans of U and V only the
         # antisymmetric part of T = U^T G V moves W, at speed 1 / (s_i + s_j); outside them the
         # rest of G does, at speed 1 / s_i. Divisors below the rank tolerance are clamped.
@@ -155,6 +157,12 @@ class _PolarFactor(torch.autograd.Function):
             ug = u.mT @ grad
             out = out + u @ (inverse[:, None] * (ug - (ug @ v) @ vh))
         return out, None
+
+
+def _first_order_only(name: str) -> None:
+    """Refuse to be differentiated again: what is saved is constant to autograd."""
+    if torch.is_grad_enabled():  # in a backward, only if its graph is to be kept
+        raise RuntimeError(f"{name} has no second derivative; call backward without create_graph.")
 
 
 def _complete(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:

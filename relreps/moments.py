@@ -9,7 +9,7 @@ chunking, and any order of merging, gives the same moments up to float64 roundin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple, Self
 
 import torch
@@ -20,6 +20,10 @@ from relreps._linalg import as_float64, at_least_float32
 
 #: Rows per chunk: enough for a fast product, few enough for the centred copy to stay in cache.
 _CHUNK = 1024
+
+#: Chunks whose means are kept until they are put together. What is kept lies between the freed
+#: chunks and stops the allocator from using them again, so these few cost some chunks of memory.
+_GROUP = 8
 
 Product = Callable[[Tensor, Tensor], Tensor]
 Pairs = tuple[tuple[int, int], ...]
@@ -68,11 +72,9 @@ def row_moments(
         product: `elementwise` (variances) or `outer` (covariances).
         weights: One non-negative weight a row; 1 each by default.
     """
-    parts = (_chunk_moments(c, w, pairs, product) for c, w in _chunks(sides, weights))
-    total = next(parts)
-    for part in parts:
-        total = merged(total, part, pairs, product)
-    return total
+    groups = _split(sides, weights, _GROUP * _CHUNK)
+    parts = (_group_moments(rows, w, pairs, product) for rows, w in groups)
+    return reduce(partial(merged, pairs=pairs, product=product), parts)
 
 
 def finite_moments(take: Callable[..., RowMoments], *sides: Tensor) -> RowMoments:
@@ -111,43 +113,71 @@ def merged(
     )
 
 
-def _chunks(
-    sides: tuple[Tensor, ...], weights: Tensor | None
+def _split(
+    sides: tuple[Tensor, ...], weights: Tensor | None, size: int
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-    for start in range(0, max(sides[0].shape[0], 1), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        yield (
-            tuple(at_least_float32(side[rows]) for side in sides),
-            None if weights is None else at_least_float32(weights[rows]),
-        )
+    for start in range(0, max(sides[0].shape[0], 1), size):
+        rows = slice(start, start + size)
+        yield tuple(side[rows] for side in sides), None if weights is None else weights[rows]
 
 
-def _chunk_moments(
+def _group_moments(
     sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Product
 ) -> RowMoments:
-    w = None if weights is None else weights[:, None]
+    """Moments of some chunks: products are added up, means are put together at the end."""
+    scatters: tuple[Tensor, ...] | None = None
+    counts, shifts, rests = [], [], []
+    for rows, w in _split(sides, weights, _CHUNK):
+        count, shift, rest, products = _chunk_sums(rows, w, pairs, product)
+        wide = tuple(as_float64(p) for p in products)
+        scatters = wide if scatters is None else tuple(map(torch.add, scatters, wide))
+        counts.append(count)
+        shifts.append(shift)
+        rests.append(rest)
+    n = as_float64(torch.stack(counts))[:, None]
+    total = n.sum()
+    offsets = [as_float64(torch.stack(side)) / _positive(n) for side in zip(*rests, strict=True)]
+    means, drifts = [], []
+    for offset, side in zip(offsets, zip(*shifts, strict=True), strict=True):
+        local = as_float64(torch.stack(side)) + offset
+        means.append((local * n).sum(0) / _positive(total))
+        drifts.append(local - means[-1])
+    between = (product(drifts[i] * n, drifts[j]) for i, j in pairs)
+    within = (product(offsets[i] * n, offsets[j]) for i, j in pairs)
+    parts = zip(scatters or (), between, within, strict=True)
+    return RowMoments(total, tuple(means), tuple(s + b - w for s, b, w in parts))
+
+
+def _chunk_sums(
+    sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Product
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """Weight, shifts, and the sums and products of the rows without their shift."""
+    sides = tuple(at_least_float32(side) for side in sides)
     size = sides[0].shape[0]
-    count = sides[0].new_full((), size) if w is None else w.sum()
-    count = as_float64(count)
-    safe = torch.where(count > 0, count, 1)
-    centred, means, offsets = [], [], []
+    if weights is None:
+        count = sides[0].new_full((), size)
+    else:
+        w = at_least_float32(weights)[:, None]
+        count = w.sum()
+    shifts, centred, weighted = [], [], []
     for side in sides:
         # A mean rounded to the input's precision is good enough to centre on; what it misses is
         # the mean of the centred rows, which is small and therefore precise.
         rows = side.detach()
-        shift = rows.sum(0) / max(size, 1) if w is None else (rows * w).sum(0) / safe
-        shift = shift.to(side.dtype)
+        if weights is None:
+            shift = rows.sum(0) / max(size, 1)
+        else:
+            shift = ((rows * w).sum(0) / _positive(count)).to(side.dtype)
         rest = side - shift
-        offset = as_float64((rest if w is None else rest * w).sum(0)) / safe
+        shifts.append(shift)
         centred.append(rest)
-        offsets.append(offset)
-        means.append(torch.where(count > 0, as_float64(shift) + offset, 0))
-    scatters = []
-    for i, j in pairs:
-        left = centred[i] if w is None else centred[i] * w
-        raw = as_float64(product(left, centred[j]))
-        scatters.append(raw - product(offsets[i][None], offsets[j][None]) * count)
-    return RowMoments(count, tuple(means), tuple(scatters))
+        weighted.append(rest if weights is None else rest * w)
+    products = [product(weighted[i], centred[j]) for i, j in pairs]
+    return count, shifts, [rest.sum(0) for rest in weighted], products
+
+
+def _positive(count: Tensor) -> Tensor:
+    return torch.where(count > 0, count, 1)
 
 
 class _Stream(nn.Module):

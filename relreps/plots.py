@@ -159,6 +159,55 @@ def plot_spaces(
     return list(axes)
 
 
+def plot_anchors(
+    x: Tensor,
+    anchors: Tensor,
+    labels: Tensor | None = None,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    point_size: float = 6.0,
+    cmap: str = "tab10",
+) -> Axes:
+    """Anchors among the samples they are to describe, in the plane of the samples.
+
+    The plane is that of the two principal components of the samples: what the anchors cover, and
+    how far from the samples they lie, as far as two dimensions show it. Give unit rows to see what
+    a cosine sees.
+
+    Args:
+        x: Samples ``(N, D)``, at least two.
+        anchors: Anchors ``(A, D)``: rows of ``x``, or of anything else in the same space.
+        labels: One integer a sample, for the colour.
+        ax: Where to draw.
+        title: Title of the axes.
+        point_size: Area of the samples, in points squared; anchors are larger.
+        cmap: Name of a matplotlib colour map.
+    """
+    _checks.check_rows("x", x, minimum=2)
+    _checks.check_finite("x", x)
+    _checks.check_rows("anchors", anchors, x.shape[1])
+    _checks.check_finite("anchors", anchors)
+    if labels is not None:
+        _checks.check_labels(labels, x.shape[0])
+    ax = _axes(ax, "plot_anchors")
+    rows = x.detach().cpu().double()
+    mean, directions = _principal_plane(rows)
+    colours: Any = "0.7" if labels is None else labels.cpu().numpy()
+    map_name = None if labels is None else cmap
+    across, up = ((rows - mean) @ directions).mT.numpy()
+    ax.scatter(across, up, c=colours, s=point_size, cmap=map_name, lw=0, alpha=0.6)
+    across, up = ((anchors.detach().cpu().double() - mean) @ directions).mT.numpy()
+    size = 4 * point_size
+    ax.scatter(across, up, c="black", s=size, marker="x", lw=0.8, label="anchors")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_aspect("equal", adjustable="datalim")
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
 def _principal_plane(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and two principal directions (D, 2); the sign makes the largest entry positive."""
     mean = rows.mean(0)

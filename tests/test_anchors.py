@@ -3,20 +3,48 @@
 import pytest
 import torch
 from sklearn.cluster import KMeans
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from relreps import (
-    EMAAnchors,
+    BestAlignedAnchors,
+    ClusterAnchors,
     FarthestAnchors,
     KMeansAnchors,
+    LeverageAnchors,
     StratifiedAnchors,
+    TopKAnchors,
     UniformAnchors,
+    cluster_labels,
+    leverage_scores,
 )
+from relreps.anchors import _kmeans
 
 N, D, A, BLOBS = 60, 5, 8, 12
-SAMPLERS = [UniformAnchors, StratifiedAnchors, FarthestAnchors, KMeansAnchors]
-GEOMETRIC = [FarthestAnchors, KMeansAnchors]
+
+
+def top_k(num_anchors, *, generator=None):
+    return TopKAnchors(num_anchors, torch.linspace(0, 1, N), pool=N, generator=generator)
+
+
+def by_cluster(num_anchors, *, normalize=True, generator=None):
+    return ClusterAnchors(num_anchors, 4, normalize=normalize, generator=generator)
+
+
+SAMPLERS = [
+    UniformAnchors,
+    StratifiedAnchors,
+    FarthestAnchors,
+    KMeansAnchors,
+    LeverageAnchors,
+    top_k,
+    by_cluster,
+]
+#: Those that look where rows lie; and those that put one anchor into each of a few clusters.
+GEOMETRIC = [FarthestAnchors, KMeansAnchors, LeverageAnchors, by_cluster]
+SPREADING = [FarthestAnchors, KMeansAnchors]
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 each_geometric = pytest.mark.parametrize("sampler", GEOMETRIC)
+each_spreading = pytest.mark.parametrize("sampler", SPREADING)
 each_normalize = pytest.mark.parametrize("normalize", [True, False], ids=["angles", "positions"])
 
 
@@ -71,7 +99,7 @@ def test_the_generator_decides(sampler):
     assert torch.equal(first, sampler(A)(x, labels))
 
 
-@pytest.mark.parametrize("sampler", [UniformAnchors, StratifiedAnchors, FarthestAnchors])
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if s is not KMeansAnchors])
 def test_fewer_anchors_are_the_first_of_more(sampler):
     x, labels = problem()
     more = sampler(N, generator=seeded())(x, labels)
@@ -139,7 +167,7 @@ def test_a_rotation_leaves_the_picks(sampler, normalize):
     assert picks[0] == picks[1]
 
 
-@each_geometric
+@each_spreading
 @pytest.mark.parametrize("seed", range(5))
 def test_one_anchor_in_each_blob(sampler, seed):
     x, members = blobs()
@@ -147,7 +175,7 @@ def test_one_anchor_in_each_blob(sampler, seed):
     assert members[picks].unique().numel() == BLOBS
 
 
-@each_geometric
+@each_spreading
 def test_normalize_decides_whether_length_matters(sampler):
     """Three directions at lengths 1 and 100: three groups of directions, or of positions."""
     axes = torch.eye(3).repeat(20, 1) * (1 + 1e-3 * torch.rand(60, 1))
@@ -158,7 +186,7 @@ def test_normalize_decides_whether_length_matters(sampler):
     assert (x[positions].norm(dim=1) > 50).sum() == 3
 
 
-@each_geometric
+@each_spreading
 @pytest.mark.parametrize("size", [2.0**-100, 1.0, 2.0**100], ids=["tiny", "one", "huge"])
 @pytest.mark.parametrize("shift", [0, 1000])
 def test_positions_of_any_size_and_place(sampler, size, shift):
@@ -184,26 +212,46 @@ def test_k_means_is_about_as_good_as_that_of_scikit_learn(seed):
 def test_k_means_in_blocks_is_the_same(monkeypatch):
     x, _ = problem()
     whole = KMeansAnchors(A, generator=seeded())(x)
-    monkeypatch.setattr("relreps.anchors.samplers._BLOCK", 3 * A)
+    monkeypatch.setattr(_kmeans, "_BLOCK_CPU", 3 * A)
     assert torch.equal(KMeansAnchors(A, generator=seeded())(x), whole)
+
+
+@each_spreading
+@each_normalize
+@pytest.mark.parametrize("distinct", [1, 2, 5])
+def test_duplicates_come_last(sampler, normalize, distinct):
+    x = torch.randn(distinct, D).repeat(20 // distinct, 1)
+    picks = sampler(distinct, normalize=normalize)(x)
+    assert x[picks].unique(dim=0).shape[0] == distinct
+
+
+@each_normalize
+def test_rows_of_one_direction_do_not_hang_or_repeat(normalize):
+    x = torch.arange(1.0, 21)[:, None] * torch.ones(D)
+    for sampler in GEOMETRIC:
+        assert sampler(20, normalize=normalize)(x).sort().values.tolist() == list(range(20))
+
+
+@each_sampler
+@pytest.mark.parametrize("rows", [5, N])
+def test_more_anchors_than_distinct_samples(sampler, rows):
+    x, labels = torch.randn(5, D).repeat(N // 5, 1), torch.arange(N) % 3
+    message = f"`num_anchors` .* distinct samples, got {A} and 5 distinct samples among {N}"
+    with pytest.raises(ValueError, match=message):
+        sampler(A)(x, labels)
+    x[-rows:] = torch.randn(rows, D)  # now they are enough, whichever rows are looked at first
+    assert sampler(A)(x, labels).unique().numel() == A
 
 
 @each_geometric
 @each_normalize
-@pytest.mark.parametrize("distinct", [1, 2, 5])
-def test_duplicates_do_not_repeat_or_hang(sampler, normalize, distinct):
-    x = torch.randn(distinct, D).repeat(20 // distinct, 1)
-    picks = sampler(10, normalize=normalize)(x)
-    assert picks.unique().numel() == 10
-    assert x[picks].unique(dim=0).shape[0] == distinct
-
-
-@each_geometric
-def test_zero_rows_are_rows(sampler):
+def test_zero_rows_are_rows(sampler, normalize):
     x = torch.zeros(20, D)
-    assert sampler(20)(x).sort().values.tolist() == list(range(20))
-    x[3] = 1
-    assert 3 in sampler(2)(x)
+    x[3:10] = torch.eye(7)[:, :D] + torch.randn(7, D)
+    picks = sampler(8, normalize=normalize)(x)
+    assert picks.unique().numel() == 8
+    if sampler is not by_cluster:
+        assert set(range(3, 10)) < set(picks.tolist())
 
 
 def test_k_means_restarts_an_empty_cluster(monkeypatch):
@@ -211,10 +259,10 @@ def test_k_means_restarts_an_empty_cluster(monkeypatch):
     x, members = blobs()
     first = torch.stack([(members == i).nonzero()[0, 0] for i in range(BLOBS - 1)])
 
-    def start(self, rows):
+    def start(rows, clusters, generator):
         return torch.cat((rows[first], rows.new_full((1, BLOBS), -9)))
 
-    monkeypatch.setattr(KMeansAnchors, "_start", start)
+    monkeypatch.setattr("relreps.anchors.clustering.plus_plus", start)
     assert members[KMeansAnchors(BLOBS)(x)].tolist() == list(range(BLOBS))
 
 
@@ -277,58 +325,239 @@ def test_bad_number_of_anchors(sampler, value, error, message):
         sampler(value)
 
 
-def test_bad_number_of_iterations():
-    with pytest.raises(ValueError, match="`max_iterations` must be at least 1, got 0"):
-        KMeansAnchors(A, max_iterations=0)
-
-
-# Anchors that follow an encoder
-
-
-def test_ema_copies_first_and_then_averages():
-    rounds = torch.randn(4, A, D)
-    ema = EMAAnchors(A, D, decay=0.9)
-    for anchors in rounds:
-        ema.update(anchors.requires_grad_())
-    weights = torch.tensor([0.9**3, 0.1 * 0.9**2, 0.1 * 0.9, 0.1])
-    torch.testing.assert_close(ema.anchors, torch.einsum("t,tad->ad", weights, rounds.detach()))
-    assert not ema.anchors.requires_grad
-    assert repr(ema) == "EMAAnchors(8, 5, decay=0.9)"
-
-
-@pytest.mark.parametrize(("decay", "kept"), [(0.0, -1), (1.0, 0)])
-def test_ema_at_the_ends_is_the_last_or_the_first(decay, kept):
-    rounds = torch.randn(3, A, D)
-    ema = EMAAnchors(A, D, decay)
-    for anchors in rounds:
-        ema.update(anchors)
-    assert torch.equal(ema.anchors, rounds[kept])
-
-
-def test_ema_goes_on_from_a_checkpoint_with_its_schedule():
-    """The mean of all so far, as a schedule: it has to know how many there were."""
-    rounds = torch.randn(5, A, D)
-    ema = EMAAnchors(A, D, decay=lambda updates: updates / (updates + 1))
-    for anchors in rounds:
-        resumed = EMAAnchors(A, D, decay=ema.decay)
-        resumed.load_state_dict(ema.state_dict())
-        ema = resumed.update(anchors)
-    torch.testing.assert_close(ema.anchors, rounds.mean(0))
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.1])
-def test_bad_decay(decay):
-    with pytest.raises(ValueError, match=rf"`decay` must be in \[0, 1\], got {decay}"):
-        EMAAnchors(A, D, decay)
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: KMeansAnchors(A, max_iterations=0), "`max_iterations` must be at least 1, got 0"),
+        (lambda: KMeansAnchors(A, tolerance=-1), r"`tolerance` must be in \[0, 1\], got -1"),
+        (
+            lambda: KMeansAnchors(A, tolerance=torch.nan),
+            r"`tolerance` must be in .*, got nan",
+        ),
+        (lambda: ClusterAnchors(A, 0), "`num_clusters` must be at least 1, got 0"),
+        (lambda: ClusterAnchors(A, 2, max_iterations=0), "`max_iterations` must be at least 1"),
+        (lambda: ClusterAnchors(A, 2, "center"), "`order` must be one of .* mean 'centre'"),
+        (lambda: ClusterAnchors(A, 2, torch.ones(2, 2)), r"`order` must have one entry a row"),
+        (lambda: TopKAnchors(A, torch.ones(9), pool=7), "`pool` must be at least 8, got 7"),
+        (lambda: TopKAnchors(A, torch.ones(9, 1)), "`scores` must have one entry a row, got shape"),
+        (lambda: BestAlignedAnchors(A, torch.ones(9)), r"`other` must have shape \(rows, features"),
+        (lambda: BestAlignedAnchors(A, torch.full((9, 2), torch.nan)), "`other` must be finite"),
+    ],
+)
+def test_bad_options(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 @pytest.mark.parametrize(
-    ("anchors", "error", "message"),
+    ("sampler", "message"),
     [
-        (torch.randn(A, D + 1), ValueError, r"`anchors` must have shape \(8, 5\), got \(8, 6\)"),
-        (torch.ones(A, D).long(), TypeError, "`anchors` must be a floating-point tensor"),
+        (TopKAnchors(A, torch.ones(N - 1)), f"`scores` .* one entry for each of the {N} rows"),
+        (TopKAnchors(A, torch.full((N,), torch.nan)), "`scores` must not hold NaN .* entry 0"),
+        (TopKAnchors(A, torch.ones(N), pool=N + 1), f"a pool of {N + 1} and {N} samples"),
+        (ClusterAnchors(A, 3, torch.ones(N + 1)), f"`order` .* one entry for each of the {N} rows"),
+        (ClusterAnchors(A, N + 1), f"`num_clusters` .* got {N + 1} and {N} distinct samples"),
+        (BestAlignedAnchors(A, torch.randn(N - 1, D)), "`x` and `other` must be paired"),
+    ],
+    ids=["scores-short", "scores-nan", "pool", "order-short", "clusters", "unpaired"],
+)
+def test_options_that_do_not_fit_the_data(sampler, message):
+    with pytest.raises(ValueError, match=message):
+        sampler(problem()[0])
+
+
+def test_scores_must_be_a_tensor():
+    with pytest.raises(TypeError, match=r"`scores` must be a torch\.Tensor, got list"):
+        TopKAnchors(A, [1.0] * N)
+
+
+# Scores
+
+
+def test_top_k_takes_the_best_in_order_and_ties_by_index():
+    scores = torch.tensor([1.0, 3.0, 2.0, 3.0])
+    assert TopKAnchors(3, scores)(torch.randn(4, D)).tolist() == [1, 3, 2]
+    assert TopKAnchors(2, scores.long())(torch.randn(4, D)).tolist() == [1, 3]
+
+
+def test_top_k_draws_uniformly_from_its_pool():
+    x, scores = torch.randn(N, D), torch.arange(N)
+    draw = TopKAnchors(2, scores, pool=5)
+    counts = torch.bincount(torch.cat([draw(x) for _ in range(1000)]), minlength=N)
+    assert counts[: N - 5].sum() == 0
+    assert counts[N - 5 :].min() > 330  # of 400 expected, deviation 15
+
+
+# Leverage
+
+
+@each_normalize
+@pytest.mark.parametrize("rank", [2, D])
+def test_leverage_is_the_diagonal_of_the_hat_matrix(normalize, rank):
+    x = problem()[0][:, :rank] @ torch.randn(rank, D, dtype=torch.float64)
+    rows = torch.nn.functional.normalize(x) if normalize else x
+    scores = leverage_scores(x, normalize=normalize)
+    torch.testing.assert_close(scores, (rows @ torch.linalg.pinv(rows, rtol=1e-9)).diagonal())
+    assert scores.sum().item() == pytest.approx(rank)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_leverage_ignores_invertible_maps_and_the_unit(size):
+    x = problem()[0]
+    changed = size * x @ torch.randn(D, D, dtype=torch.float64)
+    torch.testing.assert_close(leverage_scores(changed), leverage_scores(x))
+    torch.testing.assert_close(
+        leverage_scores((size * x).float()), leverage_scores(x), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_leverage_in_blocks_is_the_same(monkeypatch):
+    x = problem()[0]
+    whole = leverage_scores(x)
+    monkeypatch.setattr("relreps.anchors.geometric._STEP", 7)
+    torch.testing.assert_close(leverage_scores(x), whole)
+
+
+def test_leverage_draws_in_proportion():
+    """Three rows of leverage 1/3 on one axis and one of leverage 1 on the other."""
+    x = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    x[:3] += 1e-6 * torch.rand(3, 2)
+    draw = LeverageAnchors(1, normalize=False)
+    counts = torch.bincount(torch.cat([draw(x) for _ in range(1000)]), minlength=4)
+    assert 440 < counts[3] < 560  # of 500 expected, deviation 16
+    top = LeverageAnchors(2, normalize=False, sampled=False)
+    assert top(x)[0] == 3
+    assert torch.equal(top(x), top(x))
+
+
+# Two spaces
+
+
+@each_normalize
+def test_best_aligned_finds_the_rows_that_agree(normalize, monkeypatch):
+    x, _ = problem()
+    y = 3 * rotated(x)
+    spoilt = torch.randperm(N)[:5]
+    y[spoilt] = 3 * torch.randn(5, D, dtype=torch.float64)
+    draw = BestAlignedAnchors(N // 2, y, normalize=normalize)
+    picks = draw(x)
+    assert not set(picks.tolist()) & set(spoilt.tolist())
+    fewer = BestAlignedAnchors(A, y, normalize=normalize)(x)
+    assert torch.equal(fewer, picks[:A])
+    monkeypatch.setattr("relreps.anchors.geometric._BLOCK", 7 * N)
+    assert torch.equal(draw(x), picks)
+
+
+def test_best_aligned_scores_are_the_formula():
+    x, _ = problem()
+    y = torch.randn(N, 3, dtype=torch.float64)
+    unit = torch.nn.functional.normalize
+    gaps = torch.cdist(unit(x), unit(x)) - torch.cdist(unit(y), unit(y))
+    assert torch.equal(BestAlignedAnchors(N, y)(x), gaps.square().sum(1).argsort())
+
+
+# Clusters
+
+
+@pytest.mark.parametrize("order", ["random", "centre", "scores"])
+def test_clusters_take_turns(order):
+    x, members = blobs()
+    scores = torch.randn(len(x))
+    draw = ClusterAnchors(
+        3 * BLOBS, BLOBS, scores if order == "scores" else order, generator=seeded()
+    )
+    rounds = draw(x).reshape(3, BLOBS)
+    assert all(members[turn].unique().numel() == BLOBS for turn in rounds)
+    unit = torch.nn.functional.normalize(x)
+    centres = torch.stack([unit[members == i].mean(0) for i in range(BLOBS)])
+    quality = scores if order == "scores" else -(unit - centres[members]).norm(dim=1)
+    best = torch.stack([torch.where(members == i, quality, -torch.inf).argmax() for i in range(12)])
+    assert (set(rounds[0].tolist()) == set(best.tolist())) == (order != "random")
+
+
+def test_cluster_labels_find_the_blobs_in_either_space():
+    x, members = blobs()
+    labels = cluster_labels(x, BLOBS, generator=seeded())
+    pairs = torch.stack((labels, members), 1).unique(dim=0)
+    assert len(pairs) == BLOBS
+    assert torch.equal(labels, cluster_labels(rotated(x), BLOBS, generator=seeded()))
+    with pytest.raises(ValueError, match=r"`num_clusters` .* got 3 and 1 distinct samples"):
+        cluster_labels(torch.ones(9, 2), 3)
+    with pytest.raises(ValueError, match="`x` must be finite"):
+        cluster_labels(torch.full((9, 2), torch.inf), 3)
+
+
+# At the size of real use
+
+
+@pytest.fixture(scope="module")
+def large():
+    generator = seeded(1)
+    centres = 2 * torch.randn(300, 128, generator=generator)
+    members = torch.randint(0, 300, (20_000,), generator=generator)
+    return centres[members] + torch.randn(20_000, 128, generator=generator)
+
+
+def test_k_means_of_100_anchors_matches_scikit_learn(large):
+    """From the same start: the same inertia within 0.3 %, and the anchors are at its centres."""
+    rows = large - large.mean(0)
+    start = _kmeans.plus_plus(rows, 100, seeded())
+    centres, assigned = _kmeans.lloyd(rows, start, 100, 1e-4)
+    oracle = KMeans(100, init=start.numpy(), n_init=1, max_iter=100, tol=1e-4).fit(rows.numpy())
+    assert (rows - centres[assigned]).double().square().sum().item() == pytest.approx(
+        oracle.inertia_, rel=3e-3
+    )
+    picks = KMeansAnchors(100, normalize=False, generator=seeded())(large)
+    assert picks.unique().numel() == 100
+    assert inertia(large, large[picks]) < 0.9 * inertia(
+        large, large[UniformAnchors(100, generator=seeded())(large)]
+    )
+
+
+@each_normalize
+def test_farthest_of_300_anchors_is_the_plain_algorithm(large, normalize):
+    picks = FarthestAnchors(300, normalize=normalize, generator=seeded())(large)
+    rows = large.double()
+    rows = torch.nn.functional.normalize(rows) if normalize else rows
+    squares = rows.square().sum(1)
+    nearest = torch.full_like(squares, torch.inf)
+    wanted = [int(picks[0])]
+    for _ in range(299):
+        last = rows[wanted[-1]]
+        distance = squares + last.square().sum() - 2 * rows @ last
+        nearest = torch.minimum(nearest, distance)
+        wanted.append(int(nearest.argmax()))
+    assert picks.tolist() == wanted
+
+
+class LargestMade(TorchDispatchMode):
+    """Entries of the largest tensor that is made, views of ``x`` aside."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x, self.entries = x, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(made, torch.Tensor) and made.untyped_storage() is not None:
+                new = made.untyped_storage().data_ptr() != self.x.untyped_storage().data_ptr()
+                self.entries = max(self.entries, made.numel() * new)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("sampler", "columns"),
+    [
+        (UniformAnchors(300), 8),
+        (FarthestAnchors(300), 8),
+        (FarthestAnchors(300, normalize=False), 128),
+        (KMeansAnchors(300, max_iterations=2), 128),
+        (ClusterAnchors(300, 300, max_iterations=2), 128),
     ],
 )
-def test_bad_ema_update(anchors, error, message):
-    with pytest.raises(error, match=message):
-        EMAAnchors(A, D, 0.9).update(anchors)
+def test_no_table_of_samples_by_anchors_is_made(large, sampler, columns):
+    """At most a copy of the data, and nothing of its size for directions of the farthest."""
+    with LargestMade(large) as made:
+        sampler(large)
+    assert made.entries <= columns * len(large)

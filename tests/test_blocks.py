@@ -136,6 +136,14 @@ def test_one_cosine_is_the_plain_projection(x, anchors):
     torch.testing.assert_close(product(x), relreps.relative_projection(x, anchors))
 
 
+def test_a_post_that_changes_the_width_is_counted(x, anchors):
+    labels = torch.arange(A) % 3
+    posts = [RelativeProjection(D, A, post=StratifiedMean(labels)) for _ in range(2)]
+    assert posts[0].out_features == 3
+    product = ProductProjection(posts, "mlp").double().set_anchors(anchors)
+    assert product(x).shape == (N, 3)
+
+
 def test_mlp_is_a_sum_over_parts(x, anchors):
     product = ProductProjection(parts(), "mlp", 5).double().set_anchors(anchors)
     wanted = sum(
@@ -157,8 +165,9 @@ def test_products_learn_in_a_model(aggregation, x, anchors):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: Quantize(0), ValueError, "`step` must be positive, got 0"),
-        (lambda: Quantize(math.nan), ValueError, "`step` must be positive"),
+        (lambda: Quantize(0), ValueError, "`step` must be positive and finite, got 0"),
+        (lambda: Quantize(math.nan), ValueError, "`step` must be"),
+        (lambda: Quantize("1"), TypeError, "`step` must be a number, got str"),
         (lambda: Quantize(1, "floor"), ValueError, "'round', 'smooth', got 'floor'"),
         (lambda: StratifiedMean(torch.tensor([0.5])), TypeError, "integer tensor"),
         (lambda: StratifiedMean([0, 1]), ValueError, "one class for each anchor"),
@@ -182,12 +191,19 @@ def test_products_learn_in_a_model(aggregation, x, anchors):
         (
             lambda: ProductProjection([RelativeProjection(2, 3), RelativeProjection(3, 3)]),
             ValueError,
-            "share one `in_features`",
+            "share one `in_features` and `num_anchors`",
         ),
         (
-            lambda: ProductProjection([RelativeProjection(2, 3), RelativeProjection(2, 4)], "sum"),
+            lambda: ProductProjection(
+                [RelativeProjection(2, 3), SubspaceProjection(2, 3, 2)], "sum"
+            ),
             ValueError,
-            r"codes of one width, got \[3, 4\]",
+            r"codes of one width, got \[3, 6\]",
+        ),
+        (
+            lambda: ProductProjection([nn.Linear(2, 3)]),
+            TypeError,
+            "dense projections, got Linear",
         ),
         (lambda: ProductProjection([RelativeProjection(2, 3)], "max"), ValueError, "'mlp'"),
         (
@@ -203,14 +219,22 @@ def test_bad_input(call, error, message):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: SubspaceProjection(D, A, 2, "l1"), lambda: ProductProjection(parts())]
+    "make",
+    [
+        lambda: SubspaceProjection(D, A, 2, relreps.similarity.Rescaled("l1")),
+        lambda: ProductProjection(
+            [RelativeProjection(D, A), RelativeProjection(D, A, pre=relreps.StandardScale(D))]
+        ),
+    ],
+    ids=["subspaces", "product"],
 )
 def test_a_failed_set_anchors_changes_nothing(make, x, anchors):
     module = make().double().set_anchors(anchors)
     before = module(x)
-    bad = anchors.clone()
-    bad[1, -1] = torch.nan
-    for wrong in (bad, anchors[:-1]):
+    holed, flat = anchors.clone(), torch.ones_like(anchors)
+    holed[1, -1] = torch.nan
+    flat[:, :3] = anchors[:, :3] * isinstance(module, SubspaceProjection)  # the last part fails
+    for wrong in (holed, anchors[:-1], flat):
         with pytest.raises(ValueError, match="`anchors` must"):
             module.set_anchors(wrong)
         assert torch.equal(module(x), before)

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from relreps import Center, EMAAnchors, RelativeEncoder, RelativeProjection, relative_projection
+from relreps import (
+    Center,
+    EMAAnchors,
+    ProductProjection,
+    RelativeEncoder,
+    RelativeProjection,
+    RunningRelativeProjection,
+    SparseRelativeProjection,
+    SubspaceProjection,
+    relative_projection,
+)
 
 N, D, F, A = 6, 5, 4, 3
 
@@ -18,6 +28,11 @@ def make(encoder=None, **options):
 
 def expected(model, x):
     return relative_projection(model.encoder(x), model.encoder(model.anchor_inputs))
+
+
+@torch.no_grad()
+def evaluate(model, x):
+    return model.eval()(x)
 
 
 def step(model, x):
@@ -54,23 +69,88 @@ def test_eval_never_shows_a_stale_code_and_never_works_twice():
     model, x = make(Counting(D, F), refresh_every=100), torch.randn(N, D)
     step(model, x)
     step(model, x)
-    torch.testing.assert_close(model.eval()(x), expected(model, x))
+    torch.testing.assert_close(evaluate(model, x), expected(model, x).detach())
     before = model.encoder.calls
-    model(x), model(x)
+    evaluate(model, x), evaluate(model, x)
     assert model.encoder.calls == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.encoder[0].weight.mul_(-2).add_(1),
+        lambda m: m.encoder.load_state_dict(nn.Sequential(nn.Linear(D, F)).state_dict()),
+        lambda m: m.encoder.append(nn.Tanh()),
+        lambda m: setattr(m, "anchor_inputs", torch.randn(A, D)),
+        lambda m: m.anchor_inputs.add_(1),
+        lambda m: m.projection.set_anchors(torch.randn(A, F)),
+        lambda m: fused_step(m),
+    ],
+    ids=[
+        "in place",
+        "load",
+        "module",
+        "inputs",
+        "inputs in place",
+        "set_anchors",
+        "fused optimizer",
+    ],
+)
+def test_whatever_changes_is_seen(change):
+    model, x = make(nn.Sequential(nn.Linear(D, F))), torch.randn(N, D)
+    evaluate(model, x)
     with torch.no_grad():
-        model.encoder.weight.mul_(2).add_(1)
-    torch.testing.assert_close(model(x), expected(model, x))
-    model.encoder.load_state_dict(nn.Linear(D, F).state_dict())
-    torch.testing.assert_close(model(x), expected(model, x))
+        change(model)
+    torch.testing.assert_close(evaluate(model, x), expected(model, x).detach())
+
+
+@torch.enable_grad()
+def fused_step(model):
+    """A fused optimizer in eval mode does not touch the version counters."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(torch.randn(N, D)).square().sum().backward()
+    optimizer.step()
 
 
 def test_edits_through_data_are_seen_after_a_switch_of_mode():
-    model, x = make().eval(), torch.randn(N, D)
-    model(x)
+    model, x = make(), torch.randn(N, D)
+    evaluate(model, x)
     model.train()
     model.encoder.weight.data.mul_(-3)
-    torch.testing.assert_close(model.eval()(x), expected(model, x))
+    torch.testing.assert_close(evaluate(model, x), expected(model, x).detach())
+
+
+def test_accumulating_gradients_in_eval():
+    model = make().eval()
+    sum(model(torch.randn(N, D)).sum() for _ in range(3)).backward()
+    assert model.encoder.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [
+        lambda: SubspaceProjection(F, A, 2),
+        lambda: ProductProjection([RelativeProjection(F, A), RelativeProjection(F, A, "l1")]),
+        lambda: RunningRelativeProjection(F, A),
+    ],
+    ids=["subspaces", "product", "running"],
+)
+def test_other_projections(projection):
+    model, x = RelativeEncoder(nn.Linear(D, F), projection(), torch.randn(A, D)), torch.randn(N, D)
+    step(model, x)
+    code = evaluate(model, x)
+    fresh = copy.deepcopy(model.projection).set_anchors(model.encoder(model.anchor_inputs))
+    torch.testing.assert_close(code, fresh(model.encoder(x)).detach())
+
+
+def test_running_statistics_settle_on_the_published_mixture():
+    """59 % anchors, 41 % samples, with momentum 0.3: 0.3 against 0.3 x 0.7 a step."""
+    anchors, batch = torch.tensor([[0.0], [2.0]]), torch.tensor([[10.0], [12.0]])
+    model = RelativeEncoder(nn.Identity(), RunningRelativeProjection(1, 2), anchors)
+    for _ in range(60):
+        model.train()(batch)
+    share = (model.projection.norm.running_mean - 11) / (1 - 11)
+    torch.testing.assert_close(share, torch.tensor([0.3 / (1 - 0.49)]), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -129,7 +209,16 @@ def test_compiled_encoder_and_compiled_whole(detach):
         torch.testing.assert_close(inner.train()(x), model.train()(x))
         step(model, x)
     torch.testing.assert_close(whole(x), expected(whole, x))
-    torch.testing.assert_close(inner.eval()(x), expected(model, x))
+    torch.testing.assert_close(evaluate(inner, x), expected(model, x).detach())
+
+
+def test_refreshing_now_and_then_compiles_in_few_graphs():
+    torch._dynamo.reset()
+    model, x = make(refresh_every=3).train(), torch.randn(N, D)
+    model(x)
+    whole = torch.compile(model, backend="eager", fullgraph=True)
+    for _ in range(30):
+        whole(x)
 
 
 def test_checkpoint_holds_the_anchors_and_not_the_inputs():
@@ -198,6 +287,13 @@ def test_ema_schedule():
             lambda: make(ema=EMAAnchors(A, F, 0.9), detach_anchors=False),
             ValueError,
             "needs `detach_anchors=True`",
+        ),
+        (
+            lambda: RelativeEncoder(
+                nn.Linear(D, F), SparseRelativeProjection(F, A, 2), torch.randn(A, D)
+            ),
+            TypeError,
+            "a method `project`.*, got SparseRelativeProjection",
         ),
         (lambda: EMAAnchors(A, F, 1.5), ValueError, r"`decay` must be in \[0, 1\], got 1.5"),
         (lambda: EMAAnchors(A, F, 0.5).update(torch.ones(A, 9)), ValueError, r"shape \(3, 4\)"),

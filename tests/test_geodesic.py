@@ -139,6 +139,15 @@ def test_zero_with_finite_gradient_at_an_anchor(metric):
     assert x.grad.isfinite().all()
 
 
+def test_outputs_of_any_shape():
+    decoder = nn.Sequential(nn.Linear(4, 12), nn.Unflatten(1, (3, 2, 2))).double()
+    x, anchors = torch.randn(5, 4).double(), torch.randn(3, 4).double()
+    flat = nn.Sequential(decoder, nn.Flatten())
+    torch.testing.assert_close(
+        RelativeGeodesic(decoder)(x, anchors), RelativeGeodesic(flat)(x, anchors)
+    )
+
+
 @pytest.mark.parametrize("chunk_size", [1, 2, 100])
 def test_chunks_change_nothing(chunk_size):
     decoder, x, anchors = curved(), torch.randn(5, 4).double(), torch.randn(3, 4).double()
@@ -150,7 +159,14 @@ def test_chunks_change_nothing(chunk_size):
     ("call", "error", "message"),
     [
         (lambda: GraphGeodesic(torch.ones(1, 2)), ValueError, "at least 2 row"),
-        (lambda: GraphGeodesic(torch.ones(5, 2), k=5), ValueError, "k=5 and 4 rows"),
+        (lambda: GraphGeodesic(torch.ones(5, 2), k=5), ValueError, "k=5 and 4 other reference"),
+        (
+            lambda: RelativeProjection(3, 2, GraphGeodesic(torch.randn(5, 2), 2)).set_anchors(
+                torch.randn(2, 3)
+            ),
+            ValueError,
+            r"`anchors` must have shape \(..., 2\)",
+        ),
         (lambda: GraphGeodesic(torch.full((5, 2), torch.nan), k=2), ValueError, "finite"),
         (lambda: RelativeGeodesic(nn.Identity(), 0), ValueError, "`steps` must be at least 1"),
         (lambda: RelativeGeodesic(nn.Identity(), 2, "l2"), ValueError, "`metric` must be one of"),

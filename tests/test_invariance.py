@@ -54,10 +54,23 @@ def test_few_anchors(similarity, pre, anchors):
         lambda d, a: relreps.SparseRelativeProjection(d, a, k=4),
         lambda d, a: relreps.SubspaceProjection(d, a, 3),
         lambda d, a: relreps.SubspaceProjection(d, a, 2, Rescaled("euclidean"), "sum"),
+        lambda d, a: relreps.SubspaceProjection(d, a, 2, "inner", "sum"),
+        lambda d, a: relreps.SubspaceProjection(d, a, 2, "linf", "max"),
+        lambda d, a: relreps.SubspaceProjection(d, a, 1, "euclidean"),
         lambda d, a: relreps.RelativeProjection(d, a, "cosine", post=nn.LayerNorm(a)),
         lambda d, a: relreps.RelativeProjection(d, a, post=relreps.Quantize(0.1, "smooth")),
     ],
-    ids=["frame", "sparse", "subspaces", "subspaces-distance", "layer-norm", "quantize"],
+    ids=[
+        "frame",
+        "sparse",
+        "subspaces",
+        "subspaces-distance",
+        "subspaces-inner",
+        "subspaces-linf",
+        "one-subspace",
+        "layer-norm",
+        "quantize",
+    ],
 )
 def test_modules(make):
     assert not mistakes(make(D, 15), 15)
@@ -86,7 +99,6 @@ def test_a_product_is_invariant_to_the_intersection(similarities, aggregation):
         relreps.Whiten(D),
         relreps.Whiten(D, shrinkage=0.2),
         relreps.NormalizerChain(relreps.StandardScale(D), relreps.UnitNorm()),
-        relreps.RunningScale(D).eval(),
     ],
     ids=str,
 )

@@ -38,6 +38,9 @@ def spaces(widths=(4, 4), n=30):
 DRAW = {
     "matrix": lambda **where: plots.plot_stitching_matrix(MATRIX, **where),
     "images": lambda **where: plots.plot_image_rows(images(), **where),
+    "anchors": lambda **where: plots.plot_anchors(
+        torch.randn(30, 4), torch.randn(5, 4), torch.arange(30) % 3, **where
+    ),
 }
 
 
@@ -174,3 +177,29 @@ def test_a_space_of_one_feature_is_a_line(n):
 def test_bad_spaces(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         plots.plot_spaces(*arguments, **options)
+
+
+def test_anchors_lie_in_the_plane_of_the_samples():
+    x = torch.randn(30, 4)
+    picks = torch.tensor([4, 7])
+    ax = plots.plot_anchors(x, x[picks])
+    drawn, marked = (torch.as_tensor(c.get_offsets().filled()) for c in ax.collections)
+    close(marked, drawn[picks])
+    (alone,) = plots.plot_spaces({"x": x})
+    close(drawn, points(alone))
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("x", "anchors", "labels", "message"),
+    [
+        (torch.ones(1, 4), torch.ones(2, 4), None, r"`x` must have at least 2 row"),
+        (torch.ones(3, 4), torch.ones(2, 3), None, r"`anchors` must have shape \(rows, 4\)"),
+        (torch.ones(3, 4), torch.ones(2, 4) / 0, None, "`anchors` must be finite"),
+        (torch.ones(3, 4) / 0, torch.ones(2, 4), None, "`x` must be finite"),
+        (torch.ones(3, 4), torch.ones(2, 4), torch.ones(2).long(), "`labels` .* each of the 3"),
+    ],
+)
+def test_bad_anchors(x, anchors, labels, message):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_anchors(x, anchors, labels)

@@ -114,6 +114,13 @@ def test_pre_is_refitted_and_post_is_applied(anchors, x):
     torch.testing.assert_close(projection.pre.mean, anchors.mean(0) + 1)
 
 
+def test_large_anchors_are_fitted_as_carefully_as_in_fit(anchors, x):
+    """Their squares overflow in float32; the statistics do not."""
+    projection = RelativeProjection(D, A, pre=StandardScale(D)).set_anchors(anchors * 1e25)
+    wanted = RelativeProjection(D, A, pre=StandardScale(D)).set_anchors(anchors)(x)
+    torch.testing.assert_close(projection(x * 1e25), wanted)
+
+
 def test_in_a_sequential():
     model = nn.Sequential(
         nn.Linear(3, D), RelativeProjection.from_anchors(torch.randn(A, D)), nn.Linear(A, 2)
@@ -127,7 +134,7 @@ def test_in_a_sequential():
         (torch.randn(A, D + 1), rf"\(rows, {D}\), got \({A}, {D + 1}\)"),
         (torch.randn(A - 1, D), f"must have {A} rows, got {A - 1}"),
         (torch.full((A, D), torch.nan), f"NaN or infinity in {A} of {A} rows"),
-        (torch.ones(A, D), "all equal"),
+        (torch.ones(A, D), "`anchors` must vary in at least one feature"),
     ],
     ids=["width", "rows", "nan", "constant"],
 )
@@ -149,6 +156,18 @@ def test_a_failed_set_anchors_changes_nothing(bad, message, anchors, x):
         (lambda: RelativeProjection(0, 2), ValueError, "`in_features` must be at least 1"),
         (lambda: RelativeProjection(3, 2, pre=nn.ReLU()), TypeError, "`pre` must be a normaliser"),
         (lambda: RelativeProjection(3, 2, pre=Center(4)), ValueError, "in_features=4"),
+        (
+            lambda: RelativeProjection(
+                3, 2, relreps.GraphGeodesic(torch.randn(9, 3), 2), pre=Center(3)
+            ),
+            ValueError,
+            "`pre` cannot be combined with GraphGeodesic",
+        ),
+        (
+            lambda: RelativeProjection(2, 1).half().set_anchors(torch.full((1, 2), 1e6)),
+            ValueError,
+            "`anchors` must be finite",
+        ),
         (lambda: RelativeProjection.from_anchors(torch.ones(3)), ValueError, "One row per sample"),
         (
             lambda: RelativeProjection.from_anchors(torch.eye(3))(torch.ones(2, 4)),

@@ -144,6 +144,9 @@ def test_inverse(similarity, pre):
         ("inner", 5, "at least 6 anchors in 6 dimensions, got 5"),
         ("euclidean", 6, "at least 7 anchors"),
         ("cosine", 5, "at least 6 anchors"),
+        ("basis", 5, "at least 6 anchors"),
+        (Basis(ridge=0.1), 20, "a ridge shortens"),
+        (sim.Parseval(), 5, "at least 6 anchors"),
     ],
 )
 def test_no_inverse(similarity, anchors, message):
@@ -186,8 +189,12 @@ def test_bad_input(x, anchors, similarity, error, message):
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match=r"`ridge` must be in \[0, inf\], got -1.0"):
         Basis(ridge=-1.0)
+    with pytest.raises(TypeError, match="must be an object, got the class Cosine"):
+        relreps.RelativeProjection(3, 2, sim.Cosine)
+    with pytest.raises(TypeError, match="must return a tensor, got float"):
+        relreps.relative_projection(torch.ones(2, 3), torch.ones(2, 3), lambda x, a: 1.0)
     for anchors in (torch.ones(1, 3), torch.ones(4, 3)):
         with pytest.raises(ValueError, match="at least two different anchors"):
             relreps.RelativeProjection.from_anchors(anchors, Rescaled("l1"))

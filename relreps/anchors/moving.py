@@ -1,4 +1,4 @@
-"""Anchors that are not samples: averages that move, and combinations that are learned."""
+"""Anchors that follow an encoder: averages that move."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ class EMAAnchors(nn.Module):
     .. math:: A_0 = E_0, \qquad A_t = \alpha A_{t-1} + (1 - \alpha) E_t
 
     The first update copies, so no zeros are averaged in. Updates carry no gradient, and the state,
-    the step count included, is in the checkpoint. Every process that is given the same encodings
-    keeps the same anchors. O(AD) an update.
+    the step count included, is in the checkpoint. Keep it in float32: in a half type, steps of
+    :math:`1 - \alpha = 0.001` are lost to rounding. O(AD) an update.
+
+    In distributed training every process that is given the same encodings keeps the same anchors:
+    the update is arithmetic on buffers, in place, with no communication. Encode the same anchor
+    samples everywhere, in eval mode if batch statistics differ; `DistributedDataParallel` also
+    sends the buffers of the first process to all others at each forward, unless told not to.
 
     Args:
         num_anchors: Number of anchors A.
@@ -43,8 +48,8 @@ class EMAAnchors(nn.Module):
         super().__init__()
         _checks.check_size("num_anchors", num_anchors)
         _checks.check_size("in_features", in_features)
-        if not callable(decay) and not 0 <= decay <= 1:
-            raise ValueError(f"`decay` must be in [0, 1], got {decay}.")
+        if not callable(decay):
+            _check_decay(decay)
         self.decay = decay
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
@@ -58,7 +63,9 @@ class EMAAnchors(nn.Module):
                 f"`anchors` must have shape {tuple(self.anchors.shape)}, "
                 f"got {tuple(anchors.shape)}."
             )
+        _checks.check_finite("anchors", anchors)  # one NaN would stay for good
         alpha = self.decay(self.updates) if callable(self.decay) else self.decay
+        _check_decay(alpha)
         new = anchors.to(self.anchors)
         mixed = self.anchors * alpha + new * (1 - alpha)
         self.anchors.copy_(torch.where(self.updates == 0, new, mixed))
@@ -67,4 +74,10 @@ class EMAAnchors(nn.Module):
 
     def extra_repr(self) -> str:
         """Constructor call."""
-        return f"{self.anchors.shape[0]}, {self.anchors.shape[1]}, decay={self.decay}"
+        decay = getattr(self.decay, "__name__", self.decay)
+        return f"{self.anchors.shape[0]}, {self.anchors.shape[1]}, decay={decay}"
+
+
+def _check_decay(decay: float | Tensor) -> None:
+    if not 0 <= decay <= 1:
+        raise ValueError(f"`decay` must be in [0, 1], got {float(decay)}.")

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import at_least_float32, unit_rows
-
-#: Entries of a distance block held at once by `KMeansAnchors`.
-_BLOCK = 1 << 22
+from relreps.anchors._rows import check_samples
 
 
 class AbstractSampler(ABC):
@@ -29,13 +26,7 @@ class AbstractSampler(ABC):
 
     def __call__(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Indices of the chosen rows of ``x`` ``(N, D)``, all different, on its device."""
-        _checks.check_rows("x", x)
-        if self.num_anchors > x.shape[0]:
-            raise ValueError(
-                f"`num_anchors` must be at most the number of samples, got {self.num_anchors} "
-                f"anchors and {x.shape[0]} samples. Give more samples or ask for fewer anchors."
-            )
-        _checks.check_finite("x", x)
+        check_samples(x, self.num_anchors)
         if labels is not None:
             _checks.check_labels(labels, x.shape[0])
         with torch.no_grad():
@@ -50,13 +41,6 @@ class AbstractSampler(ABC):
     def _shuffled(self, n: int) -> Tensor:
         device = "cpu" if self.generator is None else self.generator.device
         return torch.randperm(n, generator=self.generator, device=device)
-
-    def _draw(self, weights: Tensor) -> int:
-        """One index with probability proportional to ``weights``."""
-        device = "cpu" if self.generator is None else self.generator.device
-        point = torch.rand((), generator=self.generator, device=device, dtype=torch.float64)
-        total = weights.to(torch.float64).cumsum(0)
-        return int(torch.searchsorted(total, point.to(total.device) * total[-1], right=True))
 
 
 class UniformAnchors(AbstractSampler):
@@ -102,161 +86,81 @@ class StratifiedAnchors(AbstractSampler):
                 "`labels` must be given to StratifiedAnchors: one integer a row of `x`."
             )
         shuffled = self._shuffled(x.shape[0]).to(labels.device)
-        _, classes, counts = labels[shuffled].unique(return_inverse=True, return_counts=True)
-        by_class = classes.argsort(stable=True)
-        starts = (counts.cumsum(0) - counts)[classes[by_class]]
-        turn = torch.arange(len(by_class), device=labels.device) - starts
-        # Sorting by turn is stable and the rows come class by class: (turn, class) order.
-        return shuffled[by_class[turn.argsort(stable=True)]][: self.num_anchors]
+        return round_robin(shuffled, labels)[: self.num_anchors]
 
 
-class FarthestAnchors(AbstractSampler):
-    r"""Greedy k-centre: each new anchor is the row farthest from those chosen so far.
+class TopKAnchors(AbstractSampler):
+    """Rows drawn at random from the best-scored ones, such as the most frequent words.
 
-    Starts from a random row; ties go to the lowest index. The radius of the largest uncovered ball
-    shrinks with every anchor and is at most twice the best possible (Gonzalez 1985). It covers the
-    space, outliers first. The first ``a`` indices are the choice of ``FarthestAnchors(a)`` from the
-    same generator state. O(NAD) time, O(ND) memory.
+    Without a ``pool`` the picks are the ``num_anchors`` best rows themselves, best first, and
+    nothing is random. Ties go to the lowest index. The first ``a`` indices are those of
+    ``TopKAnchors(a)`` with the same pool from the same generator state. O(N log N).
 
     Args:
         num_anchors: Number of anchors A.
-        normalize: Compare directions (rows scaled to length one) rather than positions.
+        scores: One number for each row that will be sampled from, ``(N,)``; higher is better.
+        pool: Number of best rows to draw from, at least ``num_anchors``.
         generator: Source of randomness; torch's default one if not given.
 
-    References:
-        Moschella et al., arXiv:2209.15430, appendix A.2.
-    """
-
-    def __init__(
-        self, num_anchors: int, *, normalize: bool = True, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(num_anchors, generator=generator)
-        self.normalize = normalize
-
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        rows = _prepared(x, self.normalize)
-        squares = rows.square().sum(-1)
-        nearest = torch.full_like(squares, torch.inf)
-        chosen = torch.empty(self.num_anchors, dtype=torch.long, device=x.device)
-        chosen[0] = self._shuffled(x.shape[0])[0]
-        for i in range(1, self.num_anchors):
-            last = chosen[i - 1]
-            distance = torch.addmv(squares, rows, rows[last], alpha=-2).add_(squares[last])
-            torch.minimum(nearest, distance, out=nearest)
-            nearest[last] = -torch.inf
-            chosen[i] = nearest.argmax()
-        return chosen
-
-
-class KMeansAnchors(AbstractSampler):
-    r"""The rows nearest to the centres of a k-means clustering with one cluster an anchor.
-
-    k-means++ start, Lloyd iterations until the assignment is stable or ``max_iterations`` is
-    reached; a cluster that runs empty restarts at the row farthest from its centre. Each centre is
-    then replaced by the nearest row that is still free, so anchors are real samples, all different.
-    Anchors follow the density of the data. No prefix property. O(INAD) time for I iterations,
-    O(ND) memory: distances are taken in blocks.
-
-    Args:
-        num_anchors: Number of anchors A.
-        normalize: Cluster directions (rows scaled to length one) rather than positions.
-        max_iterations: Largest number of Lloyd iterations.
-        generator: Source of randomness; torch's default one if not given.
+    Example:
+        >>> TopKAnchors(2, torch.tensor([0.1, 0.9, 0.5]))(torch.randn(3, 4))
+        tensor([1, 2])
 
     References:
-        Moschella et al., arXiv:2209.15430, appendix A.2.
+        Moschella et al., arXiv:2209.15430, appendix A.2: 300 words out of the 1000, 5000 or 10000
+        most frequent. A small pool did worst there.
     """
 
     def __init__(
         self,
         num_anchors: int,
+        scores: Tensor,
+        pool: int | None = None,
         *,
-        normalize: bool = True,
-        max_iterations: int = 100,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(num_anchors, generator=generator)
-        _checks.check_size("max_iterations", max_iterations)
-        self.normalize = normalize
-        self.max_iterations = max_iterations
+        check_scores("scores", scores)
+        if pool is not None:
+            _checks.check_size("pool", pool, minimum=num_anchors)
+        self.scores = scores
+        self.pool = pool
 
     def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        rows = _prepared(x, self.normalize)
-        centres = self._start(rows)
-        previous: Tensor | None = None
-        for _ in range(self.max_iterations):
-            assigned, distance = _nearest_centre(rows, centres)
-            if previous is not None and bool((assigned == previous).all()):
-                break
-            previous = assigned
-            centres = _cluster_means(rows, assigned, distance, self.num_anchors)
-        return _nearest_free_rows(rows, centres)
-
-    def _start(self, rows: Tensor) -> Tensor:
-        """k-means++: each start is drawn with probability proportional to its squared distance."""
-        n = rows.shape[0]
-        chosen = [int(self._shuffled(n)[0])]
-        squares = rows.square().sum(-1)
-        nearest = torch.full_like(squares, torch.inf)
-        while len(chosen) < self.num_anchors:
-            last = chosen[-1]
-            distance = torch.addmv(squares, rows, rows[last], alpha=-2).add_(squares[last])
-            torch.minimum(nearest, distance.clamp_(min=0), out=nearest)
-            nearest[last] = 0
-            free = nearest if bool((nearest > 0).any()) else torch.ones_like(nearest)
-            chosen.append(min(self._draw(free), n - 1))
-        return rows[torch.tensor(chosen, device=rows.device)]
+        check_scores("scores", self.scores, x.shape[0])
+        best = self.scores.argsort(descending=True, stable=True)
+        if self.pool is None:
+            return best[: self.num_anchors]
+        if self.pool > x.shape[0]:
+            raise ValueError(
+                f"`pool` must be at most the number of samples, got a pool of {self.pool} and "
+                f"{x.shape[0]} samples. Leave it out to take the best rows themselves."
+            )
+        return best[self._shuffled(self.pool).to(best.device)[: self.num_anchors]]
 
 
-def _prepared(x: Tensor, normalize: bool) -> Tensor:
-    """Rows in at least float32: directions, or positions about their mean, at most 1 large."""
-    x = at_least_float32(x)
-    if normalize:
-        return unit_rows(x)
-    x = _scaled(x)
-    return _scaled(x - x.mean(0))
+def round_robin(order: Tensor, groups: Tensor) -> Tensor:
+    """``order`` rearranged: the first row of each group, then the second of each, and so on.
 
-
-def _scaled(x: Tensor) -> Tensor:
-    """``x`` over its largest entry: no pick changes, and squares stay in the range of the type."""
-    largest = x.abs().max()
-    return x / torch.where(largest > 0, largest, 1)
-
-
-def _nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centre of each row, the lowest if tied, and its squared distance."""
-    half_squares = centres.square().sum(-1) / 2
-    step = max(1, _BLOCK // centres.shape[0])
-    assigned, scores = [], []
-    for block in rows.split(step):
-        score, index = torch.addmm(half_squares, block, centres.mT, beta=-1).max(-1)
-        assigned.append(index)
-        scores.append(score)
-    return torch.cat(assigned), rows.square().sum(-1) - 2 * torch.cat(scores)
-
-
-def _cluster_means(rows: Tensor, assigned: Tensor, distance: Tensor, clusters: int) -> Tensor:
-    """Means of the clusters; an empty one restarts at the row worst served, one row each."""
-    counts = torch.bincount(assigned, minlength=clusters)
-    sums = rows.new_zeros(clusters, rows.shape[1]).index_add_(0, assigned, rows)
-    means = sums / counts.clamp(min=1)[:, None]
-    empty = (counts == 0).nonzero().flatten()
-    if len(empty):
-        means[empty] = rows[distance.topk(len(empty)).indices]
-    return means
-
-
-def _nearest_free_rows(rows: Tensor, centres: Tensor) -> Tensor:
-    """For each centre in turn, the nearest row not taken by an earlier one, the lowest if tied.
-
-    Both rows of a cluster of two are equally near to its mean: rounding must not choose.
+    Groups take turns in ascending order; one that has run out is passed over.
     """
-    squares = rows.square().sum(-1)
-    rounding = 8 * torch.finfo(rows.dtype).eps * squares.max()
-    taken = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
-    chosen = torch.empty(centres.shape[0], dtype=torch.long, device=rows.device)
-    for i, centre in enumerate(centres):
-        distance = torch.addmv(squares, rows, centre, alpha=-2).masked_fill_(taken, torch.inf)
-        chosen[i] = (distance <= distance.min() + rounding).to(torch.uint8).argmax()
-        taken[chosen[i]] = True
-    return chosen
+    _, member, counts = groups[order].unique(return_inverse=True, return_counts=True)
+    by_group = member.argsort(stable=True)
+    starts = (counts.cumsum(0) - counts)[member[by_group]]
+    turn = torch.arange(len(by_group), device=order.device) - starts
+    # Sorting by turn is stable and the rows come group by group: (turn, group) order.
+    return order[by_group[turn.argsort(stable=True)]]
+
+
+def check_scores(name: str, scores: Tensor, rows: int | None = None) -> None:
+    """Refuse scores that are not one number a row."""
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(scores).__name__}.")
+    if scores.dim() != 1 or (rows is not None and len(scores) != rows):
+        wanted = "one entry a row" if rows is None else f"one entry for each of the {rows} rows"
+        raise ValueError(f"`{name}` must have {wanted}, got shape {tuple(scores.shape)}.")
+    if rows is not None and bool(scores.isnan().any()):
+        raise ValueError(
+            f"`{name}` must not hold NaN (the first is entry {int(scores.isnan().nonzero()[0])}): "
+            "it has no place in an order."
+        )

@@ -11,7 +11,12 @@ from relreps.projection.blocks import (
     StratifiedMean,
     SubspaceProjection,
 )
-from relreps.projection.dense import ParsevalFrame, RelativeProjection, relative_projection
+from relreps.projection.dense import (
+    ParsevalFrame,
+    RelativeProjection,
+    RunningRelativeProjection,
+    relative_projection,
+)
 from relreps.projection.encoder import RelativeEncoder
 from relreps.projection.geodesic import GraphGeodesic, RelativeGeodesic
 from relreps.projection.product import ProductProjection
@@ -26,6 +31,7 @@ __all__ = [
     "RelativeEncoder",
     "RelativeGeodesic",
     "RelativeProjection",
+    "RunningRelativeProjection",
     "SparseRelativeProjection",
     "StratifiedMean",
     "SubspaceProjection",

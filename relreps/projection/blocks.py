@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from relreps import _checks
 from relreps._invariance import BROKEN, invariances, residues
-from relreps.projection.dense import RelativeProjection
+from relreps.projection.dense import RelativeProjection, set_all
 from relreps.similarity import SimilarityLike
+from relreps.similarity.rules import resolve
 
 
 class Quantize(nn.Module):
@@ -49,8 +50,7 @@ class Quantize(nn.Module):
 
     def __init__(self, step: float, mode: Mode = "round") -> None:
         super().__init__()
-        if not step > 0:
-            raise ValueError(f"`step` must be positive, got {step}.")
+        _checks.check_positive("step", step)
         _checks.check_choice("mode", mode, get_args(self.Mode))
         self.step = step
         self.mode = mode
@@ -97,6 +97,8 @@ class StratifiedMean(nn.Module):
     def __init__(self, labels: Tensor, groups: int = 1, num_classes: int | None = None) -> None:
         super().__init__()
         _checks.check_size("groups", groups)
+        if num_classes is not None:
+            _checks.check_size("num_classes", num_classes)
         if not isinstance(labels, Tensor) or labels.dim() != 1 or not len(labels):
             raise ValueError("`labels` must be a tensor with one class for each anchor.")
         _checks.check_labels(labels, len(labels))
@@ -110,6 +112,11 @@ class StratifiedMean(nn.Module):
         earlier = (one_hot.cumsum(0) - one_hot).gather(1, labels.long()[:, None]).squeeze(1)
         columns = nn.functional.one_hot((earlier % groups) * classes + labels, groups * classes)
         self.register_buffer("weights", columns / columns.sum(0).clamp(min=1))
+
+    @property
+    def out_features(self) -> int:
+        """Number of parts."""
+        return self.weights.shape[1]
 
     def forward(self, code: Tensor) -> Tensor:
         """Mean of each part of the code."""
@@ -159,8 +166,7 @@ class AnchorAttention(nn.Module):
         super().__init__()
         _checks.check_size("num_anchors", num_anchors)
         _checks.check_size("out_features", out_features)
-        if not temperature > 0:
-            raise ValueError(f"`temperature` must be positive, got {temperature}.")
+        _checks.check_positive("temperature", temperature)
         self.temperature = temperature
         if trainable:
             self.values = nn.Parameter(torch.randn(num_anchors, out_features) / num_anchors**0.5)
@@ -174,6 +180,11 @@ class AnchorAttention(nn.Module):
         attention = cls(values.shape[0], values.shape[1], temperature, trainable=False)
         attention.values = values.detach().clone()
         return attention
+
+    @property
+    def out_features(self) -> int:
+        """Width of the values."""
+        return self.values.shape[1]
 
     def forward(self, code: Tensor) -> Tensor:
         """Mixed values."""
@@ -238,6 +249,7 @@ class SubspaceProjection(nn.Module):
         )
         self.in_features = in_features
         self.num_anchors = num_anchors
+        self.similarity = similarity
         self.aggregation = aggregation
 
     @property
@@ -248,7 +260,14 @@ class SubspaceProjection(nn.Module):
 
     @property
     def invariant_to(self) -> frozenset[str]:
-        """What the heads are invariant to and does not mix the blocks."""
+        """What the heads are invariant to and does not mix the blocks.
+
+        Some aggregations put the blocks together again: the sum of inner products, the sum of city
+        block distances and the largest of largest distances are those of the whole space.
+        """
+        whole = ("inner", "sum"), ("inner", "mean"), ("l1", "sum"), ("l1", "mean"), ("linf", "max")
+        if len(self.heads) == 1 or (self.similarity, self.aggregation) in whole:
+            return resolve(self.similarity).invariances(self.in_features, self.num_anchors)
         mixing = dict.fromkeys(("rotation", "permutation", "linear", "affine"), BROKEN)
         head = self.heads[0]
         return invariances(residues(**mixing), head.invariant_to)  # type: ignore[arg-type]
@@ -261,16 +280,28 @@ class SubspaceProjection(nn.Module):
     def set_anchors(self, anchors: Tensor) -> Self:
         """Copy anchors ``(A, D)``. On an error nothing changes."""
         _checks.check_rows("anchors", anchors, self.in_features)
-        _checks.check_finite("anchors", anchors)
-        for head, block in zip(self.heads, self._blocks(anchors), strict=True):
-            head.set_anchors(block)  # type: ignore[operator]
+        set_all(self.heads, self._blocks(anchors))
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of the samples ``(..., D)``."""
         _checks.check_features("x", x, self.in_features)
         blocks = zip(self.heads, self._blocks(x), strict=True)
-        codes = torch.stack([head(block) for head, block in blocks])
+        return self._combine([head(block) for head, block in blocks])
+
+    def project(self, x: Tensor, anchors: Tensor) -> Tensor:
+        """Code of ``x`` for anchors given at the call; gradients reach them."""
+        _checks.check_features("x", x, self.in_features)
+        _checks.check_rows("anchors", anchors, self.in_features)
+        parts = zip(self.heads, self._blocks(x), self._blocks(anchors), strict=True)
+        return self._combine([head.project(z, a) for head, z, a in parts])  # type: ignore[operator]
+
+    def _refresh(self, anchors: Tensor) -> None:
+        for head, block in zip(self.heads, self._blocks(anchors), strict=True):
+            head._refresh(block)  # type: ignore[operator]
+
+    def _combine(self, parts: list[Tensor]) -> Tensor:
+        codes = torch.stack(parts)
         if self.aggregation == "concat":
             return rearrange(codes, "h ... a -> ... (h a)")
         return reduce(codes, "h ... a -> ... a", self.aggregation)

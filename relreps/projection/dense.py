@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import torch
@@ -17,10 +17,8 @@ from relreps.similarity import (
     Parseval,
     Similarity,
     SimilarityLike,
-    checked_code,
-    compare,
-    resolve,
 )
+from relreps.similarity.rules import checked_code, evaluate, resolve
 
 
 def relative_projection(
@@ -51,7 +49,7 @@ def relative_projection(
     References:
         Moschella et al., arXiv:2209.15430, section 3.
     """
-    return compare(x, anchors, similarity)
+    return evaluate(x, anchors, similarity)
 
 
 class RelativeProjection(FittedModule):
@@ -68,7 +66,8 @@ class RelativeProjection(FittedModule):
         similarity: ``"cosine"``, ``"angular"``, ``"inner"``, ``"euclidean"``, ``"l1"``, ``"linf"``,
             ``"basis"``, an object of `relreps.similarity`, or a callable ``(x, anchors)``.
         pre: Normaliser owned by the projection: refitted on the anchors whenever they change, and
-            applied to samples and anchors. For one that stays fixed, apply it before.
+            applied to samples and anchors. Give each projection its own and leave it alone; one
+            that is to stay fixed goes before the projection.
         post: Module on the code, such as ``nn.LayerNorm(num_anchors)``.
 
     Shape:
@@ -111,7 +110,12 @@ class RelativeProjection(FittedModule):
         self.in_features = in_features
         self.num_anchors = num_anchors
         self.similarity = similarity
-        resolve(similarity)
+        rule = resolve(similarity)
+        if pre is not None and not rule.self_contained:
+            raise ValueError(
+                f"`pre` cannot be combined with {similarity}, which would not be normalised along. "
+                "Normalise the space before everything that lives in it."
+            )
         self.pre = pre
         self.post = post
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
@@ -133,8 +137,9 @@ class RelativeProjection(FittedModule):
 
     @property
     def out_features(self) -> int:
-        """Width of the code before ``post``."""
-        return self.num_anchors
+        """Width of the code: the number of anchors, or what a ``post`` with a width makes of it."""
+        width: int = getattr(self.post, "out_features", self.num_anchors)
+        return width
 
     @property
     def invariant_to(self) -> frozenset[str]:
@@ -162,15 +167,18 @@ class RelativeProjection(FittedModule):
                 f"`anchors` must have {self.num_anchors} rows, got {anchors.shape[0]}. Build the "
                 "projection with that `num_anchors`, or use `from_anchors`."
             )
-        _checks.check_finite("anchors", anchors)
         anchors = anchors.to(self.anchors)
-        if self.pre is not None:
-            trial = copy.deepcopy(self.pre).fit(anchors)
-            self._rule.refuse(trial(anchors))
+        _checks.check_finite("anchors", anchors)
+        if self.pre is None:
+            self._rule.check_anchors(anchors)
         else:
-            self._rule.refuse(anchors)
-        self._refresh(anchors)
-        return self
+            trial = copy.deepcopy(self.pre)
+            try:
+                self._rule.check_anchors(trial.fit(anchors)(anchors))
+            except ValueError as error:
+                raise ValueError(str(error).replace("`x`", "`anchors`", 1)) from error
+            self.pre._adopt(trial)
+        return self._write(anchors)
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of the samples ``(..., D)``."""
@@ -182,11 +190,16 @@ class RelativeProjection(FittedModule):
         return self._finish(self._rule.compare(x, *prepared), x)
 
     def project(self, x: Tensor, anchors: Tensor) -> Tensor:
-        """Code of ``x`` for anchors given at the call: gradients reach them, no state is used."""
+        """Code of ``x`` for anchors given at the call: gradients reach them, no state is used.
+
+        This is the way for anchors that change at every call: `forward` works from what it keeps of
+        the anchors that were set, and does not see edits of the buffer, nor one that
+        `torch.func.functional_call` puts in its place.
+        """
         _checks.check_features("x", x, self.in_features)
         _checks.check_rows("anchors", anchors, self.in_features)
         if self.pre is not None:
-            x, anchors = self.pre.relative_to(x, anchors), self.pre.relative_to(anchors, anchors)
+            x, anchors = self.pre.relative_to(anchors, x, anchors)
         prepared = (tensor.to(x.dtype) for tensor in self._rule.prepare(anchors))
         return self._finish(self._rule.compare(x, *prepared), x)
 
@@ -223,10 +236,14 @@ class RelativeProjection(FittedModule):
         """`set_anchors` without looking at values, for use inside ``forward``."""
         if self.pre is not None:
             self.pre._refit(anchors)
-        with torch.no_grad():
-            self.anchors.copy_(anchors)
+        self._write(anchors)
+
+    @torch.no_grad()
+    def _write(self, anchors: Tensor) -> Self:
+        self.anchors.copy_(anchors)
         self._mark_fitted()
         self._rebuild()
+        return self
 
     def _prepared(self) -> list[Tensor]:
         return [getattr(self, f"_prepared_{i}") for i in range(self._num_prepared)]
@@ -309,6 +326,78 @@ class ParsevalFrame(RelativeProjection):
     def extra_repr(self) -> str:
         """Constructor call."""
         return f"{self.in_features}, {self.num_anchors}"
+
+
+class RunningRelativeProjection(RelativeProjection):
+    r"""The robust relative transformation with running statistics, as released, for parity.
+
+    A batch normalisation without learned scale serves samples and anchors alike. While training,
+    the samples are scaled by their own batch and the anchors by themselves, and each call moves one
+    running mean and variance first towards the samples, then towards the anchors, which therefore
+    settle on about 41 % samples and 59 % anchors (with momentum 0.3). In eval the running
+    statistics serve both. So a training code depends on the batch, the first steps are dominated by
+    the initial 0 and 1, and the absolute epsilon ties the code to the unit of the space: nothing is
+    declared. For anything but parity use ``pre=StandardScale(in_features)``. The anchors are
+    compared anew at every call: O((N + A) D) more than `RelativeProjection`.
+
+    Args:
+        in_features: Width D of the space.
+        num_anchors: Number of anchors A.
+        momentum: Weight of the newest statistics.
+        eps: Added to the variance.
+
+    Shape:
+        - Input: :math:`(N, D)`. Output: :math:`(N, A)`.
+
+    References:
+        Released code of arXiv:2409.10967.
+    """
+
+    def __init__(
+        self, in_features: int, num_anchors: int, momentum: float = 0.3, eps: float = 1e-5
+    ) -> None:
+        super().__init__(in_features, num_anchors)
+        self.norm = nn.BatchNorm1d(in_features, eps=eps, momentum=momentum, affine=False)
+
+    @classmethod
+    def from_anchors(cls, anchors: Tensor) -> Self:  # type: ignore[override]
+        """A projection with the sizes, dtype and device of ``anchors`` ``(A, D)``."""
+        _checks.check_rows("anchors", anchors)
+        projection = cls(anchors.shape[1], anchors.shape[0]).to(anchors.device, anchors.dtype)
+        return projection.set_anchors(anchors)
+
+    @property
+    def invariant_to(self) -> frozenset[str]:
+        """Nothing: the running statistics do not move along with the space."""
+        return frozenset()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Code of the samples ``(..., D)``; moves the running statistics while training."""
+        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
+        _checks.check_features("x", x, self.in_features)
+        return self.project(x, self.anchors.to(x.dtype))
+
+    def project(self, x: Tensor, anchors: Tensor) -> Tensor:
+        """Code of ``x`` for anchors given at the call."""
+        return super().project(self._normalize(x), self._normalize(anchors))
+
+    def inverse(self, code: Tensor) -> Tensor:
+        """There is none."""
+        raise ValueError(f"{self} has no inverse.")
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        kind = self.norm.running_mean.dtype  # type: ignore[union-attr]
+        flat: Tensor = self.norm(x.reshape(-1, self.in_features).to(kind))
+        return flat.reshape(x.shape).to(x.dtype)
+
+
+def set_all(projections: Iterable[nn.Module], anchors: Iterable[Tensor]) -> None:
+    """Give each projection its anchors: all of them, or on an error none."""
+    pairs = list(zip(projections, anchors, strict=True))
+    for projection, rows in pairs:
+        copy.deepcopy(projection).set_anchors(rows)  # type: ignore[operator]
+    for projection, rows in pairs:
+        projection.set_anchors(rows)  # type: ignore[operator]
 
 
 def _same_kind(a: Tensor, b: Tensor) -> bool:

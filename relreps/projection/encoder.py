@@ -7,29 +7,36 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relreps import _checks
 from relreps.anchors import EMAAnchors
+from relreps.projection.blocks import SubspaceProjection
 from relreps.projection.dense import RelativeProjection
+from relreps.projection.product import ProductProjection
+
+AnyProjection = RelativeProjection | SubspaceProjection | ProductProjection
 
 
 class RelativeEncoder(nn.Module):
     r"""An encoder whose output is relative: it re-encodes the anchor samples as it learns.
 
     The anchors are encodings of fixed samples by the encoder itself, so they move at every step.
-    While training they are encoded anew at every ``refresh_every``-th forward. In eval they are
-    encoded anew only if the encoder has changed since, so a stale code never appears. The encoder
-    runs in whatever mode it is in, for anchors as for samples.
+    While training they are encoded anew at every ``refresh_every``-th forward; in eval, at every
+    forward that records gradients of the encoder, and otherwise only if something has changed
+    since: evaluate under `torch.no_grad`. The encoder runs in whatever mode it is in, for anchors
+    as for samples.
 
-    A change is seen through the version counters of parameters and buffers, and a switch between
-    train and eval counts as one. Edits that PyTorch cannot see (through ``.data``, or in eval when
-    this module as a whole is compiled) need a call of `refresh`. Cost: one pass of the encoder over
-    the anchor samples per refresh; with ``detach_anchors=False`` also their backward pass.
+    A change is seen through the version counters of parameters, buffers and anchors, and a switch
+    between train and eval counts as one. What PyTorch does not count (edits through ``.data``; in
+    eval, any edit if this module as a whole is compiled) needs a call of `refresh`. Cost: one pass
+    of the encoder over the anchor samples per refresh; with ``detach_anchors=False`` also their
+    backward pass.
 
     Args:
         encoder: Maps ``anchor_inputs`` and batches of the same kind to ``(rows, in_features)``.
-        projection: The relative projection behind it.
+        projection: The projection behind it: `RelativeProjection`, `SubspaceProjection`,
+            `ProductProjection`, or anything with their ``project`` and ``set_anchors``.
         anchor_inputs: The anchor samples as the encoder takes them: a tensor, or dicts, lists and
             tuples of tensors. They move with the module, but are not part of its checkpoint.
         refresh_every: Training forwards per refresh.
@@ -52,7 +59,7 @@ class RelativeEncoder(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        projection: RelativeProjection,
+        projection: AnyProjection,
         anchor_inputs: Any,
         *,
         refresh_every: int = 1,
@@ -61,6 +68,11 @@ class RelativeEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _checks.check_size("refresh_every", refresh_every)
+        if not hasattr(projection, "project"):
+            raise TypeError(
+                "`projection` must take anchors at the call (a method `project`), got "
+                f"{type(projection).__name__}."
+            )
         if ema is not None and not detach_anchors:
             raise ValueError("`ema` averages detached anchors; it needs `detach_anchors=True`.")
         self.ema = ema
@@ -71,23 +83,20 @@ class RelativeEncoder(nn.Module):
         self.anchor_inputs = anchor_inputs
         self._forwards = 0
         self._stale = True
+        self._encoded = False
         self._seen: list[tuple[int, int]] = []
 
     def forward(self, x: Any) -> Tensor:
         """Relative code of a batch."""
-        if not self.training:
-            if self._is_stale():
-                self._encode_anchors(detach=True)
-            code: Tensor = self.projection(self.encoder(x))
+        if self.training or self._records_gradients():
+            # Gradients may be waiting for earlier codes, so nothing they hold is written to.
+            code: Tensor = self.projection.project(self.encoder(x), self._live_anchors())
+            self._stale = True
             return code
-        if self.refresh_every > 1 and self._forwards % self.refresh_every != 0:
-            # A copy: the graph of this step must survive a refresh before its backward.
-            anchors = self.projection.anchors.clone()
-        else:
-            anchors = self._encode_anchors(self.detach_anchors)
-        if self.refresh_every > 1:
-            self._forwards += 1
-        return self.projection.project(self.encoder(x), anchors)
+        if self._is_stale():
+            self._encode_anchors(detach=True)
+        code = self.projection(self.encoder(x))
+        return code
 
     def refresh(self) -> Self:
         """Encode the anchors now."""
@@ -108,9 +117,23 @@ class RelativeEncoder(nn.Module):
         self.anchor_inputs = tree_map_only(Tensor, fn, self.anchor_inputs)
         return self
 
+    def _records_gradients(self) -> bool:
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
+
+    def _live_anchors(self) -> Tensor:
+        """Anchors for a forward whose graph outlives the next refresh."""
+        if self.training:
+            turn, self._forwards = self._forwards, (self._forwards + 1) % self.refresh_every
+            keep = turn != 0
+        else:
+            keep = self.ema is not None and self._encoded
+        if keep:
+            return self.projection.anchors.clone()
+        return self._encode_anchors(self.detach_anchors)
+
     def _is_stale(self) -> bool:
         if self.ema is not None:  # moved by training alone
-            return not self.projection._fitted
+            return not self._encoded
         return self._stale or (_checks.eager() and self._seen != self._versions())
 
     def _encode_anchors(self, detach: bool) -> Tensor:
@@ -125,12 +148,14 @@ class RelativeEncoder(nn.Module):
         if self.ema is not None:
             anchors = self.ema.update(anchors.detach()).anchors.clone()
         self.projection._refresh(anchors.detach())
-        self._stale = False
+        self._stale, self._encoded = False, True
         if _checks.eager():
             self._seen = self._versions()
         return anchors
 
     def _versions(self) -> list[tuple[int, int]]:
-        """One entry a tensor of the encoder, which changes when the tensor is written."""
-        tensors = [*self.encoder.parameters(), *self.encoder.buffers()]
-        return [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+        """One entry for each thing the code depends on, which changes when it is written."""
+        tensors = [*self.encoder.parameters(), *self.encoder.buffers(), self.projection.anchors]
+        tensors += [leaf for leaf in tree_leaves(self.anchor_inputs) if isinstance(leaf, Tensor)]
+        versions = [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+        return versions + [(id(module), 0) for module in self.encoder.modules()]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from relreps import _checks
 from relreps._linalg import as_float64, at_least_float32, safe_norm, unit_rows
 from relreps._warnings import NumericalWarning
-from relreps.similarity import Similarity, compare
+from relreps.similarity import Similarity
+from relreps.similarity.rules import evaluate
 
 
 class GraphGeodesic(nn.Module, Similarity):
@@ -23,11 +24,13 @@ class GraphGeodesic(nn.Module, Similarity):
     .. math:: r_j = \min_{i \in N_k(x)} \lVert x - z_i\rVert_2 + d_G(z_i, a_j)
 
     :math:`G` joins each reference row to its k nearest (either way round), and each anchor to its k
-    nearest. Paths are computed once, when the anchors are set, on the host; a call attaches rows to
-    the graph. Rows that no path reaches are put at twice the longest path, with a warning. The code
-    is invariant to rotations and translations of reference, anchors and samples *together*; nothing
-    is declared, because the reference stays where it is when anchors change. Anchors: O(M^2 D +
-    A M log M) time for M reference rows; a call: O(N M D + N k A), O(N (M + A)) memory.
+    nearest. Paths are computed once, when the anchors are set, on the host (so not in a compiled or
+    training `RelativeEncoder`); a call attaches rows to the graph, to reference rows only: an
+    anchor is at distance 0 from itself if it is one of them. Rows that no path reaches are put at
+    twice the longest path, with a warning. The code is invariant to rotations and translations of
+    reference, anchors and samples *together*; nothing is declared, because the reference stays
+    where it is when anchors change. Anchors: O(M^2 D + A M log M) time and O(M^2) memory for M
+    reference rows; a call: O(N M D + N k A) time, O(N (M + k D + A)) memory.
 
     Args:
         reference: Rows ``(M, D)`` that trace out the data.
@@ -46,18 +49,23 @@ class GraphGeodesic(nn.Module, Similarity):
     """
 
     reference: Tensor
+    self_contained = False
 
     def __init__(self, reference: Tensor, k: int = 10) -> None:
         super().__init__()
         _checks.check_rows("reference", reference, minimum=2)
         _checks.check_finite("reference", reference)
-        _checks.check_k(k, reference.shape[0] - 1)
+        _checks.check_k(k, reference.shape[0] - 1, "other reference rows")
         self.k = k
         self.register_buffer("reference", reference.detach().clone())
 
     def forward(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Path lengths; the graph is walked anew, so prefer a `RelativeProjection`."""
-        return compare(x, anchors, self)
+        return evaluate(x, anchors, self)
+
+    def check_anchors(self, anchors: Tensor) -> None:
+        """Refuse anchors of another width than the reference."""
+        _checks.check_features("anchors", anchors, self.reference.shape[1])
 
     @torch.no_grad()
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
@@ -131,7 +139,7 @@ class RelativeGeodesic(nn.Module, Similarity):
     steps are doubled. O(NAT) decoder evaluations and as much memory, unless chunked.
 
     Args:
-        decoder: From latents ``(rows, D)`` to outputs ``(rows, M)``.
+        decoder: From latents ``(rows, D)`` to outputs ``(rows, ...)``, which are flattened.
         steps: Number of pieces T of a segment.
         metric: Distance of two outputs: ``"euclidean"``, ``"spherical"`` (the angle between them)
             or ``"fisher"`` (between the distributions whose logits they are).
@@ -152,6 +160,7 @@ class RelativeGeodesic(nn.Module, Similarity):
     """
 
     Metric = Literal["euclidean", "spherical", "fisher"]
+    self_contained = False
 
     def __init__(
         self,
@@ -173,7 +182,7 @@ class RelativeGeodesic(nn.Module, Similarity):
 
     def forward(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Lengths of the decoded segments."""
-        return compare(x, anchors, self)
+        return evaluate(x, anchors, self)
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         """The anchors themselves."""
@@ -193,7 +202,7 @@ class RelativeGeodesic(nn.Module, Similarity):
     def _lengths(self, x: Tensor, anchors: Tensor) -> Tensor:
         t = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)[:, None]
         points = x[:, None, None] + t * (anchors[:, None] - x[:, None, None])  # (N, A, T + 1, D)
-        out: Tensor = self.decoder(points.reshape(-1, x.shape[-1]))
+        out: Tensor = self.decoder(points.reshape(-1, x.shape[-1])).flatten(1)
         out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
         if self.metric == "euclidean":
             return safe_norm(out.diff(dim=-2)).sum(-1)

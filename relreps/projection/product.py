@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from relreps import _checks
+from relreps.projection.dense import set_all
 
 Aggregation = Literal["concat", "sum", "mlp", "attention"]
 
@@ -27,7 +28,7 @@ class ProductProjection(nn.Module):
     Cost: the sum of the parts, and O(N h (A + h)) each for an MLP of width h.
 
     Args:
-        projections: Projections with one ``in_features``.
+        projections: Projections of one width onto the same anchors.
         aggregation: See above.
         out_features: Width h for ``"mlp"`` and ``"attention"``; that of the first code by default.
 
@@ -46,17 +47,22 @@ class ProductProjection(nn.Module):
 
     def __init__(
         self,
-        projections: Sequence[nn.Module],
+        projections: Sequence[Any],
         aggregation: Aggregation = "concat",
         out_features: int | None = None,
     ) -> None:
         super().__init__()
         _checks.check_choice("aggregation", aggregation, get_args(Aggregation))
-        widths = {p.in_features for p in projections}
-        if len(widths) != 1:
+        if not all(hasattr(p, "project") for p in projections):
+            came = ", ".join(type(p).__name__ for p in projections)
+            raise TypeError(f"`projections` must be dense projections, got {came}.")
+        sizes = {(p.in_features, p.num_anchors) for p in projections}
+        if len(sizes) != 1:
             came = ", ".join(str(p) for p in projections) or "none"
-            raise ValueError(f"`projections` must share one `in_features`, got {came}.")
-        codes: list[int] = [p.out_features for p in projections]  # type: ignore[misc]
+            raise ValueError(
+                f"`projections` must share one `in_features` and `num_anchors`, got {came}."
+            )
+        codes: list[int] = [p.out_features for p in projections]
         if aggregation == "sum" and len(set(codes)) != 1:
             raise ValueError(f"`aggregation='sum'` needs codes of one width, got {codes}.")
         if aggregation in ("concat", "sum"):
@@ -66,7 +72,7 @@ class ProductProjection(nn.Module):
         else:
             out_features = codes[0] if out_features is None else out_features
             _checks.check_size("out_features", out_features)
-        self.in_features: int = widths.pop()  # type: ignore[assignment]
+        self.in_features, self.num_anchors = sizes.pop()
         self.out_features = out_features
         self.aggregation = aggregation
         self.projections = nn.ModuleList(projections)
@@ -86,15 +92,29 @@ class ProductProjection(nn.Module):
         """The intersection of what the parts are invariant to."""
         return frozenset.intersection(*(p.invariant_to for p in self.projections))  # type: ignore[arg-type]
 
+    @property
+    def anchors(self) -> Tensor:
+        """The anchors ``(A, D)``."""
+        return self.projections[0].anchors  # type: ignore[return-value]
+
     def set_anchors(self, anchors: Tensor) -> Self:
-        """Give every part the anchors ``(A, D)``."""
-        for projection in self.projections:
-            projection.set_anchors(anchors)  # type: ignore[operator]
+        """Give every part the anchors ``(A, D)``. On an error nothing changes."""
+        set_all(self.projections, [anchors] * len(self.projections))
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Combined code of the samples ``(..., D)``."""
-        codes = [projection(x) for projection in self.projections]
+        return self._combine([projection(x) for projection in self.projections], x)
+
+    def project(self, x: Tensor, anchors: Tensor) -> Tensor:
+        """Combined code for anchors given at the call; gradients reach them."""
+        return self._combine([p.project(x, anchors) for p in self.projections], x)  # type: ignore[operator]
+
+    def _refresh(self, anchors: Tensor) -> None:
+        for projection in self.projections:
+            projection._refresh(anchors)  # type: ignore[operator]
+
+    def _combine(self, codes: list[Tensor], x: Tensor) -> Tensor:
         if self.aggregation == "concat":
             return torch.cat(codes, -1)
         if self.aggregation != "sum":

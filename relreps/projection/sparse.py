@@ -177,7 +177,7 @@ def _shortlist(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     first = torch.arange(0, rows * (last + 1), last + 1, device=values.device)[:, None]
     found = groups.reshape(-1, _GROUP).index_select(0, (chosen + first).flatten())
     positions = chosen[..., None] * _GROUP + torch.arange(_GROUP, device=values.device)
-    return found.reshape(rows, -1), positions.flatten(1)
+    return found.reshape(rows, k * _GROUP), positions.flatten(1)
 
 
 def _keys(values: Tensor, low: Tensor) -> Tensor:

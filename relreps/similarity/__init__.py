@@ -32,9 +32,7 @@ from relreps.similarity.rules import (
     Rescaled,
     Similarity,
     SimilarityLike,
-    checked_code,
-    compare,
-    resolve,
+    evaluate,
 )
 
 __all__ = [
@@ -51,14 +49,11 @@ __all__ = [
     "SimilarityLike",
     "angular",
     "basis",
-    "checked_code",
-    "compare",
     "cosine",
     "euclidean",
     "inner",
     "l1",
     "linf",
-    "resolve",
 ]
 
 
@@ -67,8 +62,9 @@ def cosine(x: Tensor, anchors: Tensor) -> Tensor:
 
     .. math:: r_j = \frac{\langle x, a_j\rangle}{\lVert x\rVert_2\,\lVert a_j\rVert_2} \in [-1, 1]
 
-    A zero row gives zeros and has zero gradient. Invariant to rotations and to a positive scale of
-    each row; not to translations. O(NAD) time, one matrix product.
+    up to rounding, which can carry a value past 1 by a few epsilon. A zero row gives zeros and has
+    zero gradient. Invariant to rotations and to a positive scale of each row; not to translations.
+    O(NAD) time, one matrix product.
 
     Shape:
         - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
@@ -80,7 +76,7 @@ def cosine(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         Moschella et al., arXiv:2209.15430, equation 2.
     """
-    return compare(x, anchors, "cosine")
+    return evaluate(x, anchors, "cosine")
 
 
 def angular(x: Tensor, anchors: Tensor) -> Tensor:
@@ -101,7 +97,7 @@ def angular(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return compare(x, anchors, "angular")
+    return evaluate(x, anchors, "angular")
 
 
 def inner(x: Tensor, anchors: Tensor) -> Tensor:
@@ -117,7 +113,7 @@ def inner(x: Tensor, anchors: Tensor) -> Tensor:
         >>> inner(torch.tensor([3.0, 4.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
         tensor([6., 4.])
     """
-    return compare(x, anchors, "inner")
+    return evaluate(x, anchors, "inner")
 
 
 def euclidean(x: Tensor, anchors: Tensor) -> Tensor:
@@ -138,7 +134,7 @@ def euclidean(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return compare(x, anchors, "euclidean")
+    return evaluate(x, anchors, "euclidean")
 
 
 def l1(x: Tensor, anchors: Tensor) -> Tensor:
@@ -157,7 +153,7 @@ def l1(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return compare(x, anchors, "l1")
+    return evaluate(x, anchors, "l1")
 
 
 def linf(x: Tensor, anchors: Tensor) -> Tensor:
@@ -176,7 +172,7 @@ def linf(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return compare(x, anchors, "linf")
+    return evaluate(x, anchors, "linf")
 
 
 def basis(x: Tensor, anchors: Tensor) -> Tensor:
@@ -199,4 +195,4 @@ def basis(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         Released code of arXiv:2209.15430, where it is called basis change.
     """
-    return compare(x, anchors, "basis")
+    return evaluate(x, anchors, "basis")

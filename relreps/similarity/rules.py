@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._invariance import closure
-from relreps._linalg import as_float64, at_least_float32, polar_factor, unit_rows
+from relreps._linalg import as_float64, at_least_float32, inverse_or_zero, polar_factor, unit_rows
 
 
 class Similarity(ABC):
@@ -40,12 +40,15 @@ class Similarity(ABC):
         """Rows ``(..., D)`` whose code for the anchors is ``code``, where that determines them."""
         raise ValueError(f"{self} has no inverse: it does not determine the row.")
 
-    def refuse(self, anchors: Tensor) -> None:  # noqa: B027
+    #: Whether it depends on rows and anchors alone, so that a normaliser may stand before it.
+    self_contained: bool = True
+
+    def check_anchors(self, anchors: Tensor) -> None:  # noqa: B027
         """Raise if these anchors cannot be used. May look at values."""
 
     def __call__(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Both steps."""
-        return compare(x, anchors, self)
+        return evaluate(x, anchors, self)
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Distance(Similarity):
         mean, centred = self.prepare(anchors)
         excess = code.square() - centred.square().sum(-1)
         products = -0.5 * (excess - excess.mean(-1, keepdim=True))
-        return _solve(products, centred, self, rank=anchors.shape[0] - 1) + mean
+        return _solve(products, centred, self, lost=1) + mean
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,9 @@ class Basis(Similarity):
     ridge: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.ridge < 0 or (self.rcond is not None and self.rcond < 0):
-            raise ValueError(f"`rcond` and `ridge` must not be negative, got {self}.")
+        _checks.check_number("ridge", self.ridge, 0, math.inf)
+        if self.rcond is not None:
+            _checks.check_number("rcond", self.rcond, 0, 1)
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         a = as_float64(anchors)
@@ -170,12 +174,15 @@ class Basis(Similarity):
         return x @ prepared[0]
 
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
-        if rank >= in_features and not self.ridge:
+        if rank >= in_features and not self.ridge and self.rcond is None:
             return closure(("linear",))
         return closure(("rotation", "isotropic_scale"))
 
     def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
-        """The combination itself, exact if the anchors span the space and there is no ridge."""
+        """The combination itself."""
+        if self.ridge:
+            raise ValueError(f"{self} has no inverse: a ridge shortens the coordinates.")
+        _check_span(anchors, self)
         return code @ anchors
 
 
@@ -204,7 +211,8 @@ class Parseval(Similarity):
         return closure(("rotation",))
 
     def invert(self, code: Tensor, anchors: Tensor) -> Tensor:
-        """Synthesis by the same frame: exact if the anchors span the space."""
+        """Synthesis by the same frame."""
+        _check_span(anchors, self)
         return code @ self.prepare(anchors)[0].to(code.dtype)
 
 
@@ -231,7 +239,7 @@ class Rescaled(Similarity):
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         code = resolve(self.similarity).compare(x, *prepared[1:])
-        return code / prepared[0].to(code.dtype)
+        return code * inverse_or_zero(prepared[0].to(code.dtype))
 
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
         own = resolve(self.similarity).invariances(in_features, rank)
@@ -241,8 +249,8 @@ class Rescaled(Similarity):
         unit = self.prepare(anchors)[0]
         return resolve(self.similarity).invert(code * unit.to(code.dtype), anchors)
 
-    def refuse(self, anchors: Tensor) -> None:
-        resolve(self.similarity).refuse(anchors)
+    def check_anchors(self, anchors: Tensor) -> None:
+        resolve(self.similarity).check_anchors(anchors)
         if anchors.shape[0] < 2 or (not anchors.is_meta and not self.prepare(anchors)[0] > 0):
             raise ValueError(
                 "`anchors` must be at a positive median distance from each other to rescale by it; "
@@ -295,13 +303,15 @@ def resolve(similarity: SimilarityLike) -> Similarity:
     """The `Similarity` behind a name or a callable."""
     if isinstance(similarity, Similarity):
         return similarity
+    if isinstance(similarity, type):
+        raise TypeError(f"`similarity` must be an object, got the class {similarity.__name__}.")
     if callable(similarity):
         return Plain(similarity)
     _checks.check_choice("similarity", similarity, SIMILARITIES)
     return SIMILARITIES[similarity]
 
 
-def compare(x: Tensor, anchors: Tensor, similarity: SimilarityLike) -> Tensor:
+def evaluate(x: Tensor, anchors: Tensor, similarity: SimilarityLike) -> Tensor:
     """Both steps of a similarity, checked: ``(..., D), (A, D) -> (..., A)``."""
     _checks.check_rows("anchors", anchors)
     _checks.check_features("x", x, anchors.shape[1])
@@ -313,6 +323,8 @@ def compare(x: Tensor, anchors: Tensor, similarity: SimilarityLike) -> Tensor:
 def checked_code(code: Tensor, x: Tensor, num_anchors: int) -> Tensor:
     """Refuse the output of a similarity that is not one number for each row and anchor."""
     wanted = (*x.shape[:-1], num_anchors)
+    if not isinstance(code, Tensor):
+        raise TypeError(f"`similarity` must return a tensor, got {type(code).__name__}.")
     if tuple(code.shape) != wanted:
         raise ValueError(
             f"`similarity` must return shape {wanted} for x of shape {tuple(x.shape)} and "
@@ -321,15 +333,19 @@ def checked_code(code: Tensor, x: Tensor, num_anchors: int) -> Tensor:
     return code
 
 
-def _solve(products: Tensor, anchors: Tensor, rule: Similarity, rank: int | None = None) -> Tensor:
-    """Rows with the given inner products with the anchors."""
-    available = anchors.shape[0] if rank is None else rank
-    if available < anchors.shape[1]:
-        extra = anchors.shape[0] - available
+def _check_span(anchors: Tensor, rule: Similarity, lost: int = 0) -> None:
+    """Refuse anchors too few to span the space; ``lost`` dimensions of them do not count."""
+    num_anchors, features = anchors.shape
+    if num_anchors - lost < features:
         raise ValueError(
-            f"{rule} can be inverted with at least {anchors.shape[1] + extra} anchors in "
-            f"{anchors.shape[1]} dimensions, got {anchors.shape[0]}. Use more anchors."
+            f"{rule} can be inverted with at least {features + lost} anchors in {features} "
+            f"dimensions, got {num_anchors}. Use more anchors."
         )
+
+
+def _solve(products: Tensor, anchors: Tensor, rule: Similarity, lost: int = 0) -> Tensor:
+    """Rows with the given inner products with the anchors."""
+    _check_span(anchors, rule, lost)
     inverse = _pinv(as_float64(anchors), anchors.dtype).mT
     rows: Tensor = products @ inverse.to(products)
     return rows

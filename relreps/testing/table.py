@@ -14,7 +14,6 @@ from relreps.normalization import (
     Center,
     IsotropicScale,
     NormalizerChain,
-    RunningScale,
     StandardScale,
     UnitNorm,
     Whiten,
@@ -28,6 +27,7 @@ from relreps.testing.invariance import deviation
 ROWS: dict[str, SimilarityLike] = {
     **{name: name for name in SIMILARITIES},
     "basis, ridge": Basis(ridge=0.1),
+    "basis, rcond": Basis(rcond=0.9),
     "Parseval": Parseval(),
     "Rescaled euclidean": Rescaled("euclidean"),
     "Rescaled l1": Rescaled("l1"),
@@ -48,7 +48,6 @@ NORMALIZERS: dict[str, Callable[[int], AbstractNormalizer | None]] = {
         StandardScale(features), UnitNorm()
     ),
     "UnitNorm, Whiten": lambda features: NormalizerChain(UnitNorm(), Whiten(features)),
-    "RunningScale": lambda features: RunningScale(features).eval(),
 }
 
 

@@ -1,0 +1,283 @@
+"""What is compared: each of ours with the bare product it rests on, and with named libraries.
+
+`bench_*.py` times these with pytest-benchmark, `ratios.py` in interleaved pairs, `memory.py`
+measures what they take beyond their input. Latentis is not among the named libraries: importing
+it takes twenty further packages, and its relative projection is the product of two normalised
+matrices that stands here as a peer of the cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional as F
+
+from relreps import (
+    ProcrustesTranslator,
+    RelativeProjection,
+    SparseRelativeProjection,
+    StandardScale,
+    Whiten,
+)
+from relreps.metrics import retrieval_scores
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Calls that do the same work.
+
+    Args:
+        name: What is done, on what sizes.
+        small: The same with the smaller sizes, if it has any.
+        build: Makes the calls by name: ours, the peer that the target is about, further peers.
+            Given true, it takes sizes that are done in seconds.
+        target: Most that ours may take, as a multiple of that peer; None to report only.
+    """
+
+    name: str
+    build: Callable[[bool], dict[str, Call]]
+    target: float | None = None
+    small: str | None = None
+
+
+def prepare() -> None:
+    """One thread, one seed, and an allocator that keeps freed memory.
+
+    A young process returns every freed block of some MiB to the system and fetches it anew, page by
+    page, until it has once freed a large one. Which of two calls that hits is a matter of luck.
+    """
+    torch.set_num_threads(1)
+    threadpool_limits(1)  # NumPy, SciPy and scikit-learn, for as long as the process lives
+    torch.manual_seed(0)
+    torch.empty(31 << 20, dtype=torch.uint8).fill_(0)
+
+
+@cache
+def normal(*shape: int) -> Tensor:
+    """The one matrix of this shape."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator)
+
+
+# Dense projections.
+
+BATCH, WIDTH, ANCHORS = 1024, 768, 768
+
+
+def forward(similarity: str, further: bool = False) -> Callable[[bool], dict[str, Call]]:
+    def build(quick: bool) -> dict[str, Call]:
+        x, anchors = normal(BATCH, WIDTH), normal(ANCHORS, WIDTH)
+        projection = RelativeProjection.from_anchors(anchors, similarity)
+        calls: dict[str, Call] = {
+            "relreps": lambda: projection(x),
+            "x @ a.T": lambda: x @ anchors.T,
+        }
+        if further:
+            calls["F.normalize(x) @ F.normalize(a).T"] = lambda: (
+                F.normalize(x, dim=-1) @ F.normalize(anchors, dim=-1).T
+            )
+            x_np, anchors_np = x.numpy(), anchors.numpy()
+            calls["sklearn cosine_similarity"] = lambda: cosine_similarity(x_np, anchors_np)
+        return calls
+
+    return build
+
+
+def backward(similarity: str) -> Callable[[bool], dict[str, Call]]:
+    def build(quick: bool) -> dict[str, Call]:
+        x = normal(BATCH, WIDTH).clone().requires_grad_()
+        anchors, upstream = normal(ANCHORS, WIDTH), torch.randn(BATCH, ANCHORS)
+        projection = RelativeProjection.from_anchors(anchors, similarity)
+        return {
+            "relreps": lambda: torch.autograd.grad(projection(x), x, upstream),
+            "x @ a.T": lambda: torch.autograd.grad(x @ anchors.T, x, upstream),
+        }
+
+    return build
+
+
+def distance(similarity: str, metric: str) -> Callable[[bool], dict[str, Call]]:
+    def build(quick: bool) -> dict[str, Call]:
+        x, anchors = normal(BATCH, WIDTH), normal(ANCHORS, WIDTH)
+        projection = RelativeProjection.from_anchors(anchors, similarity)
+        x_np, anchors_np = x.double().numpy(), anchors.double().numpy()
+        return {
+            "relreps": lambda: projection(x),
+            f"scipy cdist, {metric}": lambda: cdist(x_np, anchors_np, metric),
+            "x @ a.T": lambda: x @ anchors.T,
+        }
+
+    return build
+
+
+SHAPE = f"B={BATCH}, D={WIDTH}, A={ANCHORS}"
+PROJECTION = [
+    Comparison(f"cosine forward, {SHAPE}", forward("cosine", further=True), 1.10),
+    Comparison("cosine forward + backward", backward("cosine"), 1.15),
+    Comparison("inner forward", forward("inner"), 1.10),
+    Comparison("inner forward + backward", backward("inner"), 1.15),
+    Comparison("euclidean forward", forward("euclidean"), 1.3),
+    Comparison("euclidean forward + backward", backward("euclidean")),
+    Comparison("angular forward", forward("angular")),
+    Comparison("angular forward + backward", backward("angular")),
+    Comparison("basis forward", forward("basis")),
+    Comparison("l1 forward", distance("l1", "cityblock")),
+    Comparison("linf forward", distance("linf", "chebyshev")),
+]
+
+
+# Sparse codes of many anchors.
+
+
+def chunked_topk(x: Tensor, anchors: Tensor, k: int, chunk: int = 8192) -> tuple[Tensor, Tensor]:
+    """The k largest products, as one writes it by hand: ties fall as they may."""
+    values, indices = x.new_empty(len(x), 0), torch.empty(len(x), 0, dtype=torch.long)
+    for start in range(0, len(anchors), chunk):
+        part = (x @ anchors[start : start + chunk].T).topk(k)
+        values, order = torch.cat((values, part.values), 1).topk(k)
+        indices = torch.cat((indices, part.indices + start), 1).gather(1, order)
+    return values, indices
+
+
+def sparse(csr: bool) -> Callable[[bool], dict[str, Call]]:
+    def build(quick: bool) -> dict[str, Call]:
+        x = F.normalize(normal(1024, 64), dim=-1)
+        anchors = F.normalize(normal(40_000 if quick else 200_000, 64), dim=-1)
+        projection = SparseRelativeProjection(64, len(anchors), 100).set_anchors(anchors)
+        return {
+            "relreps": (lambda: projection(x)) if csr else (lambda: projection.topk(x)),
+            "chunked matmul + topk": lambda: chunked_topk(x, anchors, 100),
+        }
+
+    return build
+
+
+SPARSE = [
+    Comparison(
+        "top 100 of 200 000 anchors x 64, B=1024",
+        sparse(csr=False),
+        1.5,
+        "top 100 of 40 000 anchors x 64, B=1024",
+    ),
+    Comparison("the same as a CSR tensor", sparse(csr=True), 1.5),
+]
+
+
+# Fits.
+
+
+def rows(quick: bool) -> Tensor:
+    return normal(100_000 if quick else 1_000_000, 384)
+
+
+def chunked_squares(x: Tensor, chunk: int = 1024) -> Tensor:
+    total = x.new_zeros(x.shape[1])
+    for part in x.split(chunk):
+        total += part.square().sum(0)
+    return total
+
+
+def standard(quick: bool) -> dict[str, Call]:
+    x = rows(quick)
+    ours, theirs = StandardScale(x.shape[1]), x.numpy()
+    return {
+        "relreps": lambda: ours.fit(x),
+        "x.square().sum(0)": lambda: x.square().sum(0),
+        "chunked x.square().sum(0)": lambda: chunked_squares(x),
+        "sklearn StandardScaler.fit": lambda: StandardScaler().fit(theirs),
+    }
+
+
+def standard_streamed(quick: bool) -> dict[str, Call]:
+    x = rows(quick)
+    chunks = x.split(10_000)
+    arrays = np.array_split(x.numpy(), len(chunks))
+
+    def stream(scaler: StandardScale | StandardScaler, parts: object) -> None:
+        for part in parts:  # type: ignore[attr-defined]
+            scaler.partial_fit(part)
+
+    return {
+        "relreps": lambda: stream(StandardScale(x.shape[1]), chunks),
+        "sklearn StandardScaler.partial_fit": lambda: stream(StandardScaler(), arrays),
+    }
+
+
+def whitening(quick: bool) -> dict[str, Call]:
+    x = rows(quick)
+    ours = Whiten(x.shape[1])
+    return {"relreps": lambda: ours.fit(x), "x.T @ x": lambda: x.T @ x}
+
+
+FITS = [
+    Comparison(
+        "StandardScale.fit, 1 000 000 x 384", standard, 3.0, "StandardScale.fit, 100 000 x 384"
+    ),
+    Comparison("StandardScale.partial_fit, chunks of 10 000", standard_streamed),
+    Comparison("Whiten.fit, 1 000 000 x 384", whitening, 1.25, "Whiten.fit, 100 000 x 384"),
+]
+
+
+# Translation and retrieval.
+
+
+def translation(quick: bool) -> dict[str, Call]:
+    x, y = normal(4096, 768), normal(4097, 768)[:4096]
+    translator = ProcrustesTranslator(768, 768).fit(x, y)
+    rotation = translator.rotation.to(x.dtype)
+    return {"relreps": lambda: translator(x), "x @ r": lambda: x @ rotation}
+
+
+def chunked_product(x: Tensor, y: Tensor, chunk: int = 1024) -> None:
+    for part in x.split(chunk):
+        part @ y.T
+
+
+def retrieval(quick: bool) -> dict[str, Call]:
+    n = 4000 if quick else 20_000
+    x, y = normal(n, 300), normal(n, 301)[:, :300].contiguous()
+
+    def products() -> None:
+        for a, b in ((x, y), (y, x), (x, x), (y, y)):
+            chunked_product(a, b)
+
+    return {"relreps": lambda: retrieval_scores(x, y), "the four chunked products": products}
+
+
+TRANSLATION = [
+    Comparison("ProcrustesTranslator, 4096 x 768 to 768", translation),
+    Comparison("retrieval_scores, 20 000 x 300", retrieval, small="retrieval_scores, 4000 x 300"),
+]
+
+COMPARISONS = [*PROJECTION, *SPARSE, *FITS, *TRANSLATION]
+
+
+# For pytest-benchmark, at the smaller sizes.
+
+
+def parameters(comparisons: list[Comparison]) -> list[tuple[str, str, Call]]:
+    """Group, name and call of each."""
+    return [
+        (comparison.small or comparison.name, name, call)
+        for comparison in comparisons
+        for name, call in comparison.build(True).items()
+    ]
+
+
+def measure(benchmark: BenchmarkFixture, group: str, name: str, call: Call) -> None:
+    """Time one call, next to the others of its group."""
+    benchmark.group, benchmark.name = group, name
+    call()
+    benchmark(call)

@@ -1,0 +1,115 @@
+"""Peak memory beyond the input, each case in a fresh process. Needs Linux with glibc.
+
+python benchmarks/memory.py                 all cases
+python benchmarks/memory.py "Whiten.fit"    one, in this process
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from cases import ANCHORS, BATCH, WIDTH, chunked_topk, normal, prepare
+from torch.nn import functional as F
+
+from relreps import RelativeProjection, SparseRelativeProjection, StandardScale, Whiten
+
+Sized = Callable[[bool], Callable[[], object]]
+
+
+def projection(similarity: str, backward: bool = False) -> Sized:
+    def build(tiny: bool) -> Callable[[], object]:
+        x = normal(*(2, 3) if tiny else (BATCH, WIDTH)).requires_grad_(backward)
+        anchors = normal(*(4, 3) if tiny else (ANCHORS, WIDTH))
+        layer = RelativeProjection.from_anchors(anchors, similarity)
+        return lambda: layer(x).sum().backward() if backward else layer(x)
+
+    return build
+
+
+def sparse(peer: bool = False) -> Sized:
+    def build(tiny: bool) -> Callable[[], object]:
+        x = normal(*(2, 3) if tiny else (1024, 64))
+        anchors = F.normalize(normal(*(200, 3) if tiny else (200_000, 64)), dim=-1)
+        if peer:
+            return lambda: chunked_topk(x, anchors, 100)
+        layer = SparseRelativeProjection(anchors.shape[1], len(anchors), 100).set_anchors(anchors)
+        return lambda: layer(x)
+
+    return build
+
+
+def fit(take: Callable[[torch.Tensor], object]) -> Sized:
+    def build(tiny: bool) -> Callable[[], object]:
+        x = normal(*(20, 3) if tiny else (1_000_000, 384))
+        return lambda: take(x)
+
+    return build
+
+
+#: Call, and the most it may take in MiB.
+CASES: dict[str, tuple[Sized, int | None]] = {
+    "l1 forward": (projection("l1"), 64),
+    "l1 forward + backward": (projection("l1", backward=True), 64),
+    "linf forward": (projection("linf"), 64),
+    "linf forward + backward": (projection("linf", backward=True), 64),
+    "sparse top 100 of 200 000 anchors": (sparse(), 400),
+    "chunked matmul + topk": (sparse(peer=True), None),
+    "StandardScale.fit, 1 000 000 x 384": (fit(lambda x: StandardScale(x.shape[1]).fit(x)), 64),
+    "x.square().sum(0)": (fit(lambda x: x.square().sum(0)), None),
+    "Whiten.fit, 1 000 000 x 384": (fit(lambda x: Whiten(x.shape[1]).fit(x)), 64),
+    "x.T @ x": (fit(lambda x: x.T @ x), None),
+}
+
+
+def measure(case: str) -> float:
+    """MiB that this process grows by at its peak while the call runs."""
+    build, _ = CASES[case]
+    prepare()
+    build(True)()  # loads what it needs
+    call = build(False)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def all_cases() -> list[dict[str, object]]:
+    """Every case in a process of its own."""
+    results = []
+    for case, (_, limit) in CASES.items():
+        command = [sys.executable, __file__, case]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        results.append({"case": case, "mib": json.loads(out), "limit_mib": limit})
+    return results
+
+
+def table(results: list[dict[str, object]]) -> str:
+    """The results in Markdown."""
+    lines = ["| beyond the input | peak | limit | |", "|---|--:|--:|---|"]
+    for r in results:
+        limit, mib = r["limit_mib"], r["mib"]
+        verdict = "" if limit is None else "met" if mib < limit else "**missed**"
+        shown = "" if limit is None else f"{limit} MiB"
+        lines.append(f"| {r['case']} | {mib:.0f} MiB | {shown} | {verdict} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(sys.argv[1])))
+    else:
+        print(table(all_cases()))

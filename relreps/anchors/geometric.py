@@ -1,0 +1,231 @@
+"""Anchors by where rows lie: far apart, influential, or alike in two spaces."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import as_float64, at_least_float32, unit_rows
+from relreps.anchors._rows import check_samples, directions, prepared
+from relreps.anchors.samplers import AbstractSampler
+
+#: Entries of a distance block, and rows of a product, held at once.
+_BLOCK, _STEP = 1 << 22, 1 << 15
+
+
+class FarthestAnchors(AbstractSampler):
+    r"""Greedy k-centre: each new anchor is the row farthest from those chosen so far.
+
+    Starts from a random row; ties go to the lowest index. The radius of the largest uncovered ball
+    shrinks with every anchor and is at most twice the best possible (Gonzalez 1985). It covers the
+    space, outliers first. The first ``a`` indices are the choice of ``FarthestAnchors(a)`` from the
+    same generator state. O(NAD) time: one product of the data with a vector for each anchor. O(N)
+    memory for directions; positions, half types and numbers of extreme size take one copy of the
+    data.
+
+    Args:
+        num_anchors: Number of anchors A.
+        normalize: Compare directions (rows scaled to length one) rather than positions.
+        generator: Source of randomness; torch's default one if not given.
+
+    Raises:
+        ValueError: If there are fewer samples, or fewer distinct samples, than anchors.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+        >>> 2 in FarthestAnchors(2)(x)
+        True
+
+    References:
+        Moschella et al., arXiv:2209.15430, appendix A.2.
+    """
+
+    def __init__(
+        self, num_anchors: int, *, normalize: bool = True, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(num_anchors, generator=generator)
+        self.normalize = normalize
+
+    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        if self.normalize:
+            rows, factors = directions(x)
+            squares = (factors > 0).to(rows.dtype)
+        else:
+            rows = prepared(x, normalize=False)
+            factors = rows.new_ones(rows.shape[0])
+            squares = torch.linalg.vector_norm(rows, dim=1).square_()
+        nearest = torch.full_like(squares, torch.inf)
+        distance = torch.empty_like(squares)
+        chosen = [int(self._shuffled(x.shape[0])[0])]
+        while len(chosen) < self.num_anchors:
+            last = chosen[-1]
+            torch.mv(rows, rows[last], out=distance)
+            distance.mul_(factors).mul_(-2 * float(factors[last]))
+            distance.add_(squares).add_(float(squares[last]))
+            torch.minimum(nearest, distance, out=nearest)
+            nearest[last] = -torch.inf
+            chosen.append(int(nearest.argmax()))
+        return torch.tensor(chosen)
+
+
+class LeverageAnchors(AbstractSampler):
+    r"""Rows drawn in proportion to their leverage, so that every direction of the data is met.
+
+    .. math:: \ell_i = x_i^\top (X^\top X)^+ x_i \in [0, 1]
+
+    A row is influential where it lies in a direction that few others share. The scores sum to the
+    rank of the data, and with ``normalize=False`` no invertible linear map changes them: two spaces
+    that differ by one agree on what to draw. Drawn without replacement, one after the other in
+    proportion to what is left; rows of zeros come last. The first ``a`` indices are the draw of
+    ``LeverageAnchors(a)`` from the same generator state. O(ND² + D³) time, O(N + D²) memory beside
+    the data.
+
+    Args:
+        num_anchors: Number of anchors A.
+        normalize: Take the scores of directions (rows scaled to length one), not of rows as given.
+        sampled: Draw at random; otherwise take the highest scores, highest first, ties by index.
+        generator: Source of randomness; torch's default one if not given.
+
+    Raises:
+        ValueError: If there are fewer samples, or fewer distinct samples, than anchors.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.1]])
+        >>> LeverageAnchors(1, normalize=False, sampled=False)(x)
+        tensor([3])
+
+    References:
+        Drineas et al., arXiv:1109.3843 (leverage); Efraimidis and Spirakis 2006 (the draw).
+    """
+
+    def __init__(
+        self,
+        num_anchors: int,
+        *,
+        normalize: bool = True,
+        sampled: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(num_anchors, generator=generator)
+        self.normalize = normalize
+        self.sampled = sampled
+
+    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        scores = leverage_scores(x, normalize=self.normalize)
+        if not self.sampled:
+            return scores.argsort(descending=True, stable=True)[: self.num_anchors]
+        device = "cpu" if self.generator is None else self.generator.device
+        points = torch.rand(
+            len(scores), generator=self.generator, dtype=torch.float64, device=device
+        )
+        # Exponential waiting times at rate l: the order of arrival is the draw. Ties are shuffled.
+        waiting = -torch.log1p(-points.to(scores.device)) / scores
+        waiting = torch.where(scores > 0, waiting, torch.inf)
+        order = self._shuffled(len(scores)).to(scores.device)
+        return order[waiting[order].argsort(stable=True)][: self.num_anchors]
+
+
+class BestAlignedAnchors(AbstractSampler):
+    r"""Rows whose distances to all others agree best between two paired spaces: an oracle.
+
+    .. math:: s_i = \sum_j \bigl(d(x_i, x_j) - d(y_i, y_j)\bigr)^2, \qquad \text{smallest first}
+
+    It sees both spaces in full, so that it needs what anchors are meant to replace: a bound on what
+    a choice of anchors can do, not a method. Nothing is random; ties go to the lowest index. The
+    first ``a`` indices are those of ``BestAlignedAnchors(a)``. O(N²D) time; distances are taken in
+    blocks, so memory for one copy of the data.
+
+    Args:
+        num_anchors: Number of anchors A.
+        other: The same samples in the other space, ``(N, D')``, in the same order.
+        normalize: Compare distances of directions; otherwise those of positions, each space in
+            units of its root mean square distance to the mean.
+
+    Raises:
+        ValueError: If the spaces are not paired row by row, or hold too few (distinct) samples.
+
+    Example:
+        >>> x = torch.randn(6, 3)
+        >>> y = x.clone()
+        >>> y[4] = -y[4]
+        >>> 4 in BestAlignedAnchors(5, y)(x)
+        False
+
+    References:
+        Code of Moschella et al., arXiv:2209.15430.
+    """
+
+    def __init__(self, num_anchors: int, other: Tensor, *, normalize: bool = True) -> None:
+        super().__init__(num_anchors)
+        _checks.check_rows("other", other)
+        _checks.check_finite("other", other)
+        self.other = other
+        self.normalize = normalize
+
+    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        _checks.check_paired(x, self.other, ("x", "other"))
+        spaces = [_one_unit(space, self.normalize) for space in (x, self.other.to(x.device))]
+        scores = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+        step = max(1, _BLOCK // x.shape[0])
+        for start in range(0, x.shape[0], step):
+            a, b = (torch.cdist(space[start : start + step], space) for space in spaces)
+            scores[start : start + step] = (a - b).square_().sum(1)
+        return scores.argsort(stable=True)[: self.num_anchors]
+
+
+@torch.no_grad()
+def leverage_scores(x: Tensor, *, normalize: bool = False) -> Tensor:
+    r"""How much each row alone decides about a direction, :math:`x_i^\top (X^\top X)^+ x_i`.
+
+    In [0, 1], with the rank of the data as their sum. A direction counts as absent where its
+    singular value is rounding, at most D times the precision of the type of the largest one. Sums
+    are in float64. O(ND² + D³) time, O(N + D²) memory beside the data.
+
+    Args:
+        x: Samples, not centred.
+        normalize: Take the scores of directions (rows scaled to length one).
+
+    Shape:
+        - x: :math:`(N, D)`. Output: :math:`(N,)` in float64.
+
+    Example:
+        >>> leverage_scores(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 5.0]]))
+        tensor([0.5000, 0.5000, 1.0000], dtype=torch.float64)
+
+    References:
+        Drineas et al., arXiv:1109.3843.
+    """
+    check_samples(x, 1)
+    x = x.detach()
+    unit = as_float64(torch.stack(x.aminmax())).abs().max()
+    unit = torch.where(unit > 0, unit, 1)
+    gram = unit.new_zeros(x.shape[1], x.shape[1])
+    for block in x.split(_STEP):
+        wide = _wide(block, unit, normalize)
+        gram.addmm_(wide.mT, wide)
+    values, vectors = torch.linalg.eigh(gram)
+    rounding = max(
+        x.shape[1] * torch.finfo(at_least_float32(x[:0]).dtype).eps,
+        (max(x.shape) * torch.finfo(torch.float64).eps) ** 0.5,
+    )
+    kept = values > values[-1] * rounding**2
+    roots = torch.where(kept, values, 1).rsqrt() * kept
+    scores = [
+        (_wide(b, unit, normalize) @ vectors).mul_(roots).square_().sum(1) for b in x.split(_STEP)
+    ]
+    return torch.cat(scores).to(x.device)
+
+
+def _wide(rows: Tensor, unit: Tensor, normalize: bool) -> Tensor:
+    """Directions, or rows over ``unit``, in float64."""
+    return unit_rows(as_float64(rows)) if normalize else as_float64(rows) / unit
+
+
+def _one_unit(x: Tensor, normalize: bool) -> Tensor:
+    """Directions, or positions in units of their root mean square distance to the mean."""
+    rows = prepared(x, normalize)
+    if normalize:
+        return rows
+    length = torch.linalg.vector_norm(rows) / rows.shape[0] ** 0.5
+    return rows / torch.where(length > 0, length, 1)

@@ -1,0 +1,210 @@
+"""What a set of anchors can and cannot do, in numbers and in plain words."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import as_float64, at_least_float32, unit_rows
+
+#: Anchors nearer than this, as part of their length, repeat each other.
+_SAME = 1e-5
+#: A basis of this condition number turns 1 part in a thousand into the whole of a coordinate.
+_ILL_CONDITIONED = 1e3
+#: Above this mean cosine, anchors mostly show what they share.
+_CROWDED = 0.5
+#: Entries of a distance block held at once.
+_BLOCK = 1 << 22
+
+
+class AnchorReport(NamedTuple):
+    """What `anchor_report` found; ``str`` says it in words."""
+
+    rank: int
+    """Numerical rank of the anchors."""
+    condition_number: float
+    """Largest over smallest singular value; infinite below full rank."""
+    coverage_radius: float
+    """Largest distance of a sample to its nearest anchor; without samples, of an anchor to its
+    nearest other one."""
+    duplicates: int
+    """Number of anchors that repeat an earlier one."""
+    warnings: tuple[str, ...]
+    """What to mind, one sentence or two each."""
+    smallest_leverage: float
+    """Leverage of the anchor that adds least to the others; A such anchors sum to the rank."""
+    lost_energy: float
+    """Part of the squared length of the samples that lies outside the span of the anchors; NaN
+    without samples."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"rank {self.rank}",
+            f"condition number {self.condition_number:.3g}",
+            f"coverage radius {self.coverage_radius:.3g}",
+            f"duplicates {self.duplicates}",
+            f"smallest leverage {self.smallest_leverage:.3g}",
+        ]
+        if not math.isnan(self.lost_energy):
+            lines.append(f"lost energy {self.lost_energy:.2%}")
+        lines += [f"warning: {text}" for text in self.warnings] or ["no warnings"]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def anchor_report(
+    anchors: Tensor, x: Tensor | None = None, *, normalize: bool = True
+) -> AnchorReport:
+    r"""Diagnose anchors: what a relative code over them loses, repeats, or makes unstable.
+
+    Rank, condition number and leverage are those of the anchors as given, because the ``"basis"``
+    similarity and the inverses of codes take them as they are: centre or scale them before as your
+    code will. Distances, duplicates and energy are those of directions, or of positions. All in
+    float64. O(AD min(A, D) + A²D + NAD) time; distances are taken in blocks.
+
+    Args:
+        anchors: Anchors.
+        x: Samples, to measure what the anchors miss. Without them that part is left open.
+        normalize: Measure between directions (rows scaled to length one, so that distances are
+            :math:`\sqrt{2 - 2\cos}`), as a cosine code does, rather than between positions.
+
+    Shape:
+        - anchors: :math:`(A, D)`. x: :math:`(N, D)`.
+
+    Raises:
+        ValueError: If a row is not finite, or the widths differ.
+
+    Example:
+        >>> print(anchor_report(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])))
+        rank 2
+        condition number 1.41
+        coverage radius 1.41
+        duplicates 1
+        smallest leverage 0.5
+        warning: 1 anchor repeats an earlier one (1 repeats 0): drop with `prune_anchors`.
+    """
+    _checks.check_rows("anchors", anchors)
+    _checks.check_finite("anchors", anchors)
+    if x is not None:
+        _checks.check_rows("x", x, anchors.shape[1])
+        _checks.check_finite("x", x)
+    rows = as_float64(anchors)
+    u, s, vh = torch.linalg.svd(rows, full_matrices=False)
+    eps = torch.finfo(at_least_float32(anchors[:0]).dtype).eps
+    rank = int((s > s[0] * (max(rows.shape) * eps)).sum())
+    leverage = u[:, :rank].square().sum(1)
+    space = unit_rows(rows) if normalize else rows
+    repeats, alone = _neighbours(space)
+    radius, lost = alone, math.nan
+    if x is not None:
+        radius, lost = _missed(x, space, vh[:rank], normalize)
+    condition = float(s[0] / s[-1]) if rank == min(rows.shape) else math.inf
+    warnings = _warnings(rows, rank, condition, leverage, repeats, lost)
+    return AnchorReport(
+        rank, condition, radius, len(repeats), warnings, float(leverage.min()), lost
+    )
+
+
+def _neighbours(space: Tensor) -> tuple[list[tuple[int, int]], float]:
+    """Pairs (anchor, the earlier one it repeats), and the largest distance to a nearest other."""
+    lengths = torch.linalg.vector_norm(space, dim=1)
+    repeats, farthest = [], 0.0
+    step = max(1, _BLOCK // space.shape[0])
+    for start in range(0, space.shape[0], step):
+        distance = torch.cdist(
+            space[start : start + step], space, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        own = torch.arange(start, start + len(distance), device=space.device)
+        near = (distance <= _SAME * lengths) & (lengths > 0)
+        near &= torch.arange(space.shape[0], device=space.device) < own[:, None]
+        for i in near.any(1).nonzero().flatten().tolist():
+            repeats.append((start + i, int(near[i].to(torch.uint8).argmax())))
+        distance[torch.arange(len(own)), own] = torch.inf
+        if space.shape[0] > 1:
+            farthest = max(farthest, float(distance.amin(1).max()))
+    return repeats, farthest
+
+
+def _missed(x: Tensor, space: Tensor, span: Tensor, normalize: bool) -> tuple[float, float]:
+    """Distance of the worst served sample, and the part of the energy outside the span."""
+    radius, inside, total = 0.0, 0.0, 0.0
+    unit = as_float64(x.abs().max())
+    for block in x.split(max(1, _BLOCK // max(space.shape))):
+        rows = as_float64(block)
+        rows = unit_rows(rows) if normalize else rows
+        distance = torch.cdist(rows, space, compute_mode="use_mm_for_euclid_dist")
+        radius = max(radius, float(distance.amin(1).max()))
+        scaled = rows if normalize else rows / torch.where(unit > 0, unit, 1)
+        inside += float((scaled @ span.mT).square().sum())
+        total += float(scaled.square().sum())
+    return radius, max(0.0, 1 - inside / total) if total > 0 else 0.0
+
+
+def _warnings(
+    rows: Tensor,
+    rank: int,
+    condition: float,
+    leverage: Tensor,
+    repeats: list[tuple[int, int]],
+    lost: float,
+) -> tuple[str, ...]:
+    """What to mind, the gravest first."""
+    number, width = rows.shape
+    found = []
+    zero = (rows == 0).all(1).nonzero().flatten().tolist()
+    if zero:
+        found.append(f"{_count(zero, 'is', 'are')} zero ({_listed(zero)}): a constant column each.")
+    if repeats:
+        pairs = _listed([f"{i} repeats {j}" for i, j in repeats])
+        found.append(
+            f"{_count(repeats, 'repeats an earlier one', 'repeat earlier ones')} ({pairs}): "
+            "drop with `prune_anchors`."
+        )
+    found += _about_rank(number, width, rank, lost)
+    if condition > _ILL_CONDITIONED:
+        why = "they are dependent" if math.isinf(condition) else f"condition number {condition:.2g}"
+        found.append(
+            f"The basis similarity, and every inverse of a code, will be ill-conditioned ({why}): "
+            "add a ridge, take more anchors, or keep those of `pivoted_anchors`."
+        )
+    units = unit_rows(rows)
+    shared = float((units.sum(0).square().sum() - number) / max(number * (number - 1), 1))
+    if number > 1 and shared > _CROWDED:
+        found.append(
+            f"The mean cosine between anchors is {shared:.2f}: they mostly show what all share. "
+            "Centre first."
+        )
+    weak = int(leverage.argmin())
+    if not zero and number > rank and float(leverage[weak]) < 0.01 * rank / number:
+        found.append(
+            f"Anchor {weak} is too short to count among the others (leverage "
+            f"{float(leverage[weak]):.1g}, mean {rank / number:.2g})."
+        )
+    return tuple(found)
+
+
+def _about_rank(number: int, width: int, rank: int, lost: float) -> list[str]:
+    """What a span smaller than the space costs."""
+    if rank == width:
+        return []
+    anchors = "1 anchor" if number == 1 else f"{number} anchors"
+    few = f"Only {anchors} for {width} dimensions"
+    low = f"{anchors} of rank {rank} for {width} dimensions"
+    cause = low if rank < number else few
+    if math.isnan(lost):
+        cost = "what lies outside their span is lost. Give samples `x` to measure how much"
+    else:
+        cost = f"{lost:.1%} of the energy of the samples lies outside their span and is lost"
+    return [f"{cause}: {cost}."]
+
+
+def _count(items: list[int] | list[tuple[int, int]], one: str, many: str) -> str:
+    return f"1 anchor {one}" if len(items) == 1 else f"{len(items)} anchors {many}"
+
+
+def _listed(items: list[int] | list[str]) -> str:
+    return ", ".join(map(str, items[:5])) + (", ..." if len(items) > 5 else "")
