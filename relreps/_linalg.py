@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 def as_float64(x: Tensor) -> Tensor:
     """``x`` in float64; on the CPU where its device has no such type (MPS)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """No autocast inside: for sums and products that a half type would spoil."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32
+from relreps._linalg import as_float64, at_least_float32, full_precision
 
 #: Rows per chunk: enough for a fast product, few enough for the centred copy to stay in cache.
 _CHUNK = 1024
@@ -72,9 +72,10 @@ def row_moments(
         product: `elementwise` (variances) or `outer` (covariances).
         weights: One non-negative weight a row; 1 each by default.
     """
-    groups = _split(sides, weights, _GROUP * _CHUNK)
-    parts = (_group_moments(rows, w, pairs, product) for rows, w in groups)
-    return reduce(partial(merged, pairs=pairs, product=product), parts)
+    with full_precision(sides[0]):
+        groups = _split(sides, weights, _GROUP * _CHUNK)
+        parts = (_group_moments(rows, w, pairs, product) for rows, w in groups)
+        return reduce(partial(merged, pairs=pairs, product=product), parts)
 
 
 def finite_moments(take: Callable[..., RowMoments], *sides: Tensor) -> RowMoments:

@@ -216,6 +216,18 @@ def test_k_means_in_blocks_is_the_same(monkeypatch):
     assert torch.equal(KMeansAnchors(A, generator=seeded())(x), whole)
 
 
+@pytest.mark.parametrize("size", [2.0**-140, 2.0**-70, 2.0**70, 2.0**120])
+def test_directions_of_rows_of_any_length(size):
+    x = torch.randn(N, D)
+    x[0] = 0
+    scaled = x.clone()
+    scaled[::2] *= size
+    wanted = FarthestAnchors(A, generator=seeded())(x.double())
+    if size < 2.0**-130:  # what is left of these rows after rounding
+        wanted = FarthestAnchors(A, generator=seeded())(scaled.double())
+    assert torch.equal(FarthestAnchors(A, generator=seeded())(scaled), wanted)
+
+
 @each_spreading
 @each_normalize
 @pytest.mark.parametrize("distinct", [1, 2, 5])

@@ -76,6 +76,13 @@ def test_rows_whose_squares_overflow():
     )
 
 
+def test_autocast_does_not_spoil_sums():
+    x = torch.randn(50, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = Moments(4).update(x).cov_xx
+    assert torch.equal(inside, Moments(4).update(x).cov_xx)
+
+
 def test_gradients():
     x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: row_moments(x, product=outer).scatters, (x,))

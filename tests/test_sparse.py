@@ -82,10 +82,28 @@ def test_gradient_of_the_values():
     assert torch.autograd.gradcheck(lambda x: sparse.topk(x).values, (x,))
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 8.0])
+def test_gradient_is_finite_where_nothing_is_similar(exponent):
+    sparse = SparseRelativeProjection(2, 3, 3, exponent=exponent)
+    sparse.set_anchors(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
+    x = torch.tensor([[1.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    sparse.topk(x).values.sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_autocast_does_not_choose():
+    sparse = SparseRelativeProjection(D, A, 5).set_anchors(torch.randn(A, D))
+    x = torch.randn(20, D)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = sparse.topk(x)
+    assert torch.equal(inside.indices, sparse.topk(x).indices)
+    assert torch.equal(inside.values, sparse.topk(x).values)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: SparseRelativeProjection(3, 5, 6), ValueError, "k=6 and 5 rows"),
+        (lambda: SparseRelativeProjection(3, 5, 6), ValueError, "k=6 and 5 anchors"),
         (lambda: SparseRelativeProjection(3, 5, 0), ValueError, "`k` must be at least 1"),
         (lambda: SparseRelativeProjection(3, 5, 2, exponent=0), ValueError, "`exponent`"),
         (lambda: SparseRelativeProjection(3, 5, 2)(torch.ones(1, 3)), RuntimeError, "set_anchors"),

@@ -65,8 +65,8 @@ def directions(x: Tensor) -> tuple[Tensor, Tensor]:
     lengths = torch.linalg.vector_norm(x, dim=1)
     room = torch.finfo(x.dtype).max ** 0.25
     safe = ((lengths > 1 / room) & (lengths < room)) | (lengths == 0)
-    if not bool(safe.all()) or bool((lengths == 0).any()):
-        x = prepared(x, normalize=True)  # a length of 0 may be an underflow
+    if not bool(safe.all()) or bool(x[lengths == 0].any()):  # a length of 0 by underflow
+        x = prepared(x, normalize=True)
         lengths = torch.linalg.vector_norm(x, dim=1)
     return x, torch.where(lengths > 0, 1 / lengths, 0)
 

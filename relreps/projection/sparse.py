@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import at_least_float32, unit_rows
+from relreps._linalg import at_least_float32, full_precision, unit_rows
 from relreps._state import FittedModule
 
 _INDEX_BITS = 32
@@ -33,8 +33,9 @@ class SparseRelativeProjection(FittedModule):
 
     A negative cosine counts as zero, whatever the exponent. Ties go to the lowest index. A row with
     no positive cosine has a zero code. Anchors are compared in chunks with a running merge: time is
-    that of the products and of one selection in each chunk, memory O(B (k + chunk)) beyond the
-    anchors. Computed in float32 at least. The choice of anchors carries no gradient, the values do.
+    that of the products and of one selection in each chunk, memory O(B (k + chunk + D)) beyond the
+    anchors, and O(B k D) more where gradients are recorded. Computed in float32 at least. The
+    choice of anchors carries no gradient, the values do.
 
     Args:
         in_features: Width D of the space.
@@ -73,10 +74,9 @@ class SparseRelativeProjection(FittedModule):
         super().__init__()
         _checks.check_size("in_features", in_features)
         _checks.check_size("num_anchors", num_anchors)
-        _checks.check_k(k, num_anchors)
+        _checks.check_k(k, num_anchors, "anchors")
         _checks.check_size("chunk_size", chunk_size)
-        if not exponent > 0:
-            raise ValueError(f"`exponent` must be positive, got {exponent}.")
+        _checks.check_positive("exponent", exponent)
         self.in_features = in_features
         self.num_anchors = num_anchors
         self.k = k
@@ -112,16 +112,15 @@ class SparseRelativeProjection(FittedModule):
         """The code of rows ``(..., D)`` as values and indices ``(..., k)``: a fixed shape."""
         self._require_fitted("Call `set_anchors(anchors)` first.")
         _checks.check_features("x", x, self.in_features)
-        rows = unit_rows(at_least_float32(x))
-        with torch.no_grad():
-            flat = self._select(rows.reshape(-1, self.in_features))
-            indices = flat.reshape(*x.shape[:-1], self.k)
-        chosen = self.anchors[indices].to(rows.dtype)
-        values = (chosen @ rows[..., None]).squeeze(-1).clamp(min=0)
-        # Divided by the largest first: a power of small numbers underflows, their ratios do not.
-        largest = values.detach().amax(-1, keepdim=True)
-        values = (values / torch.where(largest > 0, largest, 1)) ** self.exponent
-        return TopK(unit_rows(values).to(x.dtype), indices)
+        with full_precision(x):
+            rows = unit_rows(at_least_float32(x))
+            with torch.no_grad():
+                flat = self._select(rows.reshape(-1, self.in_features))
+                indices = flat.reshape(*x.shape[:-1], self.k)
+            # A few columns at a time: all chosen anchors at once would be (B, k, D).
+            blocks = (self.anchors[part].to(rows.dtype) for part in indices.split(8, dim=-1))
+            cosines = torch.cat([(block @ rows[..., None]).squeeze(-1) for block in blocks], -1)
+            return TopK(self._sharpen(cosines).to(x.dtype), indices)
 
     def forward(self, x: Tensor) -> Tensor:
         """The code of rows ``(B, D)`` as a sparse CSR tensor ``(B, A)``."""
@@ -143,6 +142,15 @@ class SparseRelativeProjection(FittedModule):
             f"{self.in_features}, {self.num_anchors}, k={self.k}, exponent={self.exponent}, "
             f"chunk_size={self.chunk_size}"
         )
+
+    def _sharpen(self, cosines: Tensor) -> Tensor:
+        """Powers of the positive part, scaled to length one."""
+        # Divided by the largest first: a power of small numbers underflows, their ratios do not.
+        largest = cosines.detach().amax(-1, keepdim=True)
+        ratios = cosines / torch.where(largest > 0, largest, 1)
+        positive = ratios > 0
+        powers = torch.where(positive, torch.where(positive, ratios, 1) ** self.exponent, 0)
+        return unit_rows(powers)
 
     def _select(self, rows: Tensor) -> Tensor:
         """Indices of the k most similar anchors, most similar first, ties by index."""
