@@ -1,13 +1,16 @@
 """How few known pairs are enough: two noisy, rotated and shuffled copies of the same points.
 
 400 points in 20 dimensions are rotated, shuffled, and noise is added. From a few pairs that are
-known, 200 are to be found. Beside it, what one assignment of the codes relative to the seeds alone
-gets right, on the same prepared rows.
+known, 200 are to be found. Beside it, what one assignment of the centred codes relative to the
+seeds alone gets right.
 
     python examples/discover_anchors_synthetic.py --out results
 
 It writes discover_anchors.png: the share of right pairs over the number of seeds, one line for each
 level of noise, in standard deviations of a coordinate. A minute on one thread.
+
+It showed (5 draws; noise 0.5 and 5 seeds): all pairs right, 10 % by one assignment. Three seeds are
+enough at noise 0.5, eight at 0.75, twenty at 1 (98 %); with fewer it fails altogether.
 """
 
 import argparse
@@ -65,7 +68,7 @@ def main():
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
-    figure, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
     print("noise  seeds  discovered  one assignment")
     for level, noise in enumerate(NOISES):
         curves = {discovered: [], assigned_once: []}
@@ -83,7 +86,7 @@ def main():
     axis.set(xscale="log", xlabel="seed pairs", ylabel="share of right pairs", ylim=(0, 1.02))
     axis.set_xticks(SEEDS, [str(s) for s in SEEDS], minor=False)
     axis.minorticks_off()
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(options.out / "discover_anchors.png", dpi=110)
 
 

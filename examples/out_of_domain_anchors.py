@@ -206,7 +206,7 @@ def main() -> None:
     add = parser.add_argument
     add("--seed", type=int, default=0, help="of everything random but the split")
     add("--anchors", type=int, default=300, help="number of anchors of each kind")
-    add("--epochs", type=int, default=6, help="of each of the eight trainings")
+    add("--epochs", type=int, default=5, help="of each of the eight trainings")
     add("--out", type=Path, default="outputs/out_of_domain_anchors.png", help="picture to write")
     options = parser.parse_args()
     start = time.perf_counter()

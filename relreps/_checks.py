@@ -58,6 +58,16 @@ def check_finite(name: str, x: Tensor) -> None:
     )
 
 
+def check_anchors(anchors: Tensor, num_anchors: int, features: int) -> None:
+    """Refuse what is not ``(num_anchors, features)``."""
+    check_rows("anchors", anchors, features)
+    if anchors.shape[0] != num_anchors:
+        raise ValueError(
+            f"`anchors` must have {num_anchors} rows, got {anchors.shape[0]}. Give that many, or "
+            "build the module for another number of anchors."
+        )
+
+
 def check_paired(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")) -> None:
     """Refuse two sets of rows of unequal length: pairing is the contract."""
     if x.shape[0] != y.shape[0]:

@@ -9,6 +9,11 @@ with the 15 seeds as anchors, with the discovered anchors, and with 300 true one
     sudo apt-get install wordnet-base
     python examples/encoders/discover_anchors.py --out results
 
+It showed (results/discover_anchors.md; MRR from MiniLM to mE5 / back, codes whitened with shrinkage
+0.7, 5 draws): seeds 0.15 / 0.14, discovered 0.95 / 0.96, 300 true anchors 0.95 / 0.96; all pairs
+right where both spaces hold the same 1000 glosses, and 94 % where they share half of them. So here
+15 pairs do stand in for 300, twenty times fewer.
+
 A few minutes on one thread, once the glosses are encoded.
 """
 

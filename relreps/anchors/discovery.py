@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._warnings import NumericalWarning, PerformanceWarning
-from relreps.anchors import _clusters, _transport
+from relreps._warnings import NumericalWarning
+from relreps.anchors import _clusters, _inputs, _transport
 from relreps.anchors._transport import Anchors
 
 #: Regularisation of the last plan, relative to the mean cost.
@@ -110,14 +110,14 @@ def discover_parallel_anchors(
     References:
         Cannistraci et al., arXiv:2303.00721.
     """
-    _check_spaces(x, y, num_anchors, max_samples)
-    _check_seeds(seeds_x, seeds_y, x.shape[0], y.shape[0], num_anchors)
+    _inputs.check_spaces(x, y, num_anchors, max_samples)
+    _inputs.check_seeds(seeds_x, seeds_y, x.shape[0], y.shape[0], num_anchors)
     if not 0 < epsilon < float("inf"):
         raise ValueError(f"`epsilon` must be positive and finite, got {epsilon}.")
     seeds = seeds_x.to(x.device).long(), seeds_y.to(x.device).long()
-    drawn_x = _drawn("x", x, seeds[0], max_samples, num_anchors, generator)
-    drawn_y = _drawn("y", y, seeds[1], max_samples, num_anchors, generator)
-    rows_x, rows_y = _directions(x[drawn_x], y[drawn_y])
+    drawn_x = _inputs.drawn("x", x, seeds[0], max_samples, num_anchors, generator)
+    drawn_y = _inputs.drawn("y", y, seeds[1], max_samples, num_anchors, generator)
+    rows_x, rows_y = _inputs.directions(x[drawn_x], y[drawn_y])
     s = len(seeds_x)
     known = Anchors(rows_x[:s], rows_y[:s], rows_x.new_ones(s))
     anchors = _transport.alternate(rows_x, rows_y, known, epsilon, seeds=s)
@@ -148,12 +148,13 @@ def discover_parallel_anchors_unsupervised(
     mini-vec2vec; it then refines an orthogonal map by nearest neighbours, here the transport
     refines relative codes, so the widths may differ.
 
-    **It often fails**, and returns pairs all the same; ``agreement`` tells. It fails where the
-    spaces hold no clusters or hold a symmetry (then every image of the data under it fits as well),
-    where they are unrelated or share only part of what they hold, and where a thousand rows place
-    their clusters differently in the two spaces, as those of two sentence encoders did. A few
-    seeds are worth far more than this.
-    O(runs (clusters^3 per sweep)) and the cost of `discover_parallel_anchors`.
+    **It may fail**, and returns pairs all the same; ``agreement`` tells. It fails where the spaces
+    hold no clusters, where they are unrelated or share only part of what they hold, and where the
+    two place their clusters differently, as two sentence encoders did with 1500 texts. On data
+    with a symmetry every image of the right answer fits as well: then one of them is returned, and
+    agreement is no evidence. Other generator states may succeed. A few seeds are worth far more.
+    O(runs (N + M) D clusters) and the quadratic assignments, which stay small, then as
+    `discover_parallel_anchors`.
 
     Args:
         x: Rows of the first space.
@@ -190,18 +191,18 @@ def discover_parallel_anchors_unsupervised(
     References:
         Dar, arXiv:2510.02348.
     """
-    _check_spaces(x, y, num_anchors, max_samples)
+    _inputs.check_spaces(x, y, num_anchors, max_samples)
     _checks.check_size("clusters", clusters, minimum=2)
     _checks.check_size("runs", runs)
     none = torch.empty(0, dtype=torch.long, device=x.device)
-    drawn_x = _drawn("x", x, none, max_samples, num_anchors, generator)
-    drawn_y = _drawn("y", y, none, max_samples, num_anchors, generator)
+    drawn_x = _inputs.drawn("x", x, none, max_samples, num_anchors, generator)
+    drawn_y = _inputs.drawn("y", y, none, max_samples, num_anchors, generator)
     if clusters > min(len(drawn_x), len(drawn_y)):
         raise ValueError(
             f"`clusters` must be at most the rows of the smaller space, got {clusters} clusters, "
             f"{len(drawn_x)} rows of `x` and {len(drawn_y)} of `y`. Ask for fewer clusters."
         )
-    rows_x, rows_y = _directions(x[drawn_x], y[drawn_y])
+    rows_x, rows_y = _inputs.directions(x[drawn_x], y[drawn_y])
     start = _clusters.matched_centres(rows_x, rows_y, clusters, runs, generator)
     anchors = _transport.alternate(rows_x, rows_y, start, _EPSILON)
     least = min(len(rows_x), len(rows_y))
@@ -227,79 +228,3 @@ def _snapped(similarity: Tensor, seeds: int, num_anchors: int) -> tuple[Tensor, 
     known = torch.arange(seeds, device=rows.device)
     i, j = torch.cat((known, rows[order] + seeds)), torch.cat((known, columns[order] + seeds))
     return i, j, _transport.margins(similarity, i, j)
-
-
-def _directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both spaces prepared, in one type, on the device of ``x``."""
-    rows_x, rows_y = _transport.directions("x", x), _transport.directions("y", y)
-    dtype = torch.promote_types(rows_x.dtype, rows_y.dtype)
-    return rows_x.to(dtype), rows_y.to(x.device, dtype)
-
-
-def _drawn(
-    name: str,
-    x: Tensor,
-    seeds: Tensor,
-    max_samples: int,
-    num_anchors: int,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Indices of the rows that represent a space, seeds first, the others in order."""
-    n = x.shape[0]
-    others = torch.ones(n, dtype=torch.bool, device=seeds.device)
-    others[seeds] = False
-    rest = others.nonzero().flatten()
-    wanted = max(max_samples, num_anchors)
-    if n > wanted:
-        warnings.warn(
-            f"`{name}` has {n} rows, of which {wanted} drawn at random represent it; only these "
-            "can be paired. Raise `max_samples`, for time and memory in its square, or give fewer "
-            "rows.",
-            PerformanceWarning,
-            stacklevel=4,
-        )
-        device = "cpu" if generator is None else generator.device
-        order = torch.randperm(len(rest), generator=generator, device=device).to(rest.device)
-        rest = rest[order[: wanted - len(seeds)].sort().values]
-    return torch.cat((seeds, rest))
-
-
-def _check_spaces(x: Tensor, y: Tensor, num_anchors: int, max_samples: int) -> None:
-    for name, rows in (("x", x), ("y", y)):
-        _checks.check_rows(name, rows, minimum=2)
-        _checks.check_finite(name, rows)
-    _checks.check_size("num_anchors", num_anchors)
-    _checks.check_size("max_samples", max_samples, minimum=2)
-    least = min(x.shape[0], y.shape[0])
-    if num_anchors > least:
-        raise ValueError(
-            f"`num_anchors` must be at most the rows of the smaller space, got {num_anchors} "
-            f"anchors, {x.shape[0]} rows of `x` and {y.shape[0]} of `y`. Ask for fewer anchors."
-        )
-
-
-def _check_seeds(seeds_x: Tensor, seeds_y: Tensor, n: int, m: int, num_anchors: int) -> None:
-    for name, seeds, rows in (("seeds_x", seeds_x, n), ("seeds_y", seeds_y, m)):
-        if not isinstance(seeds, Tensor) or seeds.dtype not in (torch.int64, torch.int32):
-            came = seeds.dtype if isinstance(seeds, Tensor) else type(seeds).__name__
-            raise TypeError(f"`{name}` must be a tensor of row indices (int64), got {came}.")
-        if seeds.dim() != 1 or len(seeds) == 0:
-            raise ValueError(
-                f"`{name}` must have shape (seeds,) with at least one, got {tuple(seeds.shape)}."
-            )
-        if int(seeds.min()) < 0 or int(seeds.max()) >= rows:
-            raise ValueError(
-                f"`{name}` must be row indices from 0 to {rows - 1}, got values from "
-                f"{int(seeds.min())} to {int(seeds.max())}."
-            )
-        if len(seeds.unique()) < len(seeds):
-            raise ValueError(
-                f"`{name}` must name each row once, got {len(seeds.unique())} different rows in "
-                f"{len(seeds)} seeds. Drop the repeated pairs."
-            )
-    _checks.check_paired(seeds_x, seeds_y, ("seeds_x", "seeds_y"))
-    if num_anchors < len(seeds_x):
-        raise ValueError(
-            f"`num_anchors` must be at least the number of seeds, which count, got {num_anchors} "
-            f"anchors and {len(seeds_x)} seeds."
-        )

@@ -161,12 +161,7 @@ class RelativeProjection(FittedModule):
     @torch.no_grad()
     def set_anchors(self, anchors: Tensor) -> Self:
         """Copy anchors ``(A, D)`` and refit ``pre`` on them. On an error nothing changes."""
-        _checks.check_rows("anchors", anchors, self.in_features)
-        if anchors.shape[0] != self.num_anchors:
-            raise ValueError(
-                f"`anchors` must have {self.num_anchors} rows, got {anchors.shape[0]}. Build the "
-                "projection with that `num_anchors`, or use `from_anchors`."
-            )
+        _checks.check_anchors(anchors, self.num_anchors, self.in_features)
         anchors = anchors.to(self.anchors)
         _checks.check_finite("anchors", anchors)
         if self.pre is None:

@@ -97,12 +97,7 @@ class SparseRelativeProjection(FittedModule):
     @torch.no_grad()
     def set_anchors(self, anchors: Tensor) -> Self:
         """Copy anchors ``(A, D)``; they are stored with length one."""
-        _checks.check_rows("anchors", anchors, self.in_features)
-        if anchors.shape[0] != self.num_anchors:
-            raise ValueError(
-                f"`anchors` must have {self.num_anchors} rows, got {anchors.shape[0]}. Build the "
-                "projection with that `num_anchors`."
-            )
+        _checks.check_anchors(anchors, self.num_anchors, self.in_features)
         _checks.check_finite("anchors", anchors)
         self.anchors.copy_(unit_rows(anchors))
         self._mark_fitted()

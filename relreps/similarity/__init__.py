@@ -32,7 +32,9 @@ from relreps.similarity.rules import (
     Rescaled,
     Similarity,
     SimilarityLike,
-    evaluate,
+)
+from relreps.similarity.rules import (
+    evaluate as _evaluate,
 )
 
 __all__ = [
@@ -76,7 +78,7 @@ def cosine(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         Moschella et al., arXiv:2209.15430, equation 2.
     """
-    return evaluate(x, anchors, "cosine")
+    return _evaluate(x, anchors, "cosine")
 
 
 def angular(x: Tensor, anchors: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def angular(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return evaluate(x, anchors, "angular")
+    return _evaluate(x, anchors, "angular")
 
 
 def inner(x: Tensor, anchors: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ def inner(x: Tensor, anchors: Tensor) -> Tensor:
         >>> inner(torch.tensor([3.0, 4.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
         tensor([6., 4.])
     """
-    return evaluate(x, anchors, "inner")
+    return _evaluate(x, anchors, "inner")
 
 
 def euclidean(x: Tensor, anchors: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def euclidean(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return evaluate(x, anchors, "euclidean")
+    return _evaluate(x, anchors, "euclidean")
 
 
 def l1(x: Tensor, anchors: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ def l1(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return evaluate(x, anchors, "l1")
+    return _evaluate(x, anchors, "l1")
 
 
 def linf(x: Tensor, anchors: Tensor) -> Tensor:
@@ -172,7 +174,7 @@ def linf(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         arXiv:2310.01211.
     """
-    return evaluate(x, anchors, "linf")
+    return _evaluate(x, anchors, "linf")
 
 
 def basis(x: Tensor, anchors: Tensor) -> Tensor:
@@ -195,4 +197,4 @@ def basis(x: Tensor, anchors: Tensor) -> Tensor:
     References:
         Released code of arXiv:2209.15430, where it is called basis change.
     """
-    return evaluate(x, anchors, "basis")
+    return _evaluate(x, anchors, "basis")

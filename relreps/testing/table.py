@@ -12,7 +12,6 @@ from relreps._invariance import TRANSFORMATIONS
 from relreps.normalization import (
     AbstractNormalizer,
     Center,
-    IsotropicScale,
     NormalizerChain,
     StandardScale,
     UnitNorm,
@@ -20,6 +19,7 @@ from relreps.normalization import (
 )
 from relreps.projection import RelativeProjection
 from relreps.similarity import SIMILARITIES, Basis, Parseval, Rescaled, SimilarityLike
+from relreps.testing.intertwiners import NORMALIZERS as SINGLE
 from relreps.testing.intertwiners import symmetry_table
 from relreps.testing.invariance import deviation
 
@@ -36,12 +36,7 @@ ROWS: dict[str, SimilarityLike] = {
 
 #: The normalisers of the table, each for a number of features.
 NORMALIZERS: dict[str, Callable[[int], AbstractNormalizer | None]] = {
-    "none": lambda features: None,
-    "UnitNorm": lambda features: UnitNorm(),
-    "Center": Center,
-    "IsotropicScale": IsotropicScale,
-    "StandardScale": StandardScale,
-    "Whiten": Whiten,
+    **SINGLE,
     "Whiten, shrunk": lambda features: Whiten(features, shrinkage=0.3),
     "Center, UnitNorm": lambda features: NormalizerChain(Center(features), UnitNorm()),
     "StandardScale, UnitNorm": lambda features: NormalizerChain(

@@ -1,0 +1,90 @@
+"""What a discovery of anchors is given: checked, drawn if it is much, and prepared."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._warnings import PerformanceWarning
+from relreps.anchors import _transport
+
+
+def directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both spaces prepared, in one type, on the device of ``x``."""
+    rows_x, rows_y = _transport.directions("x", x), _transport.directions("y", y)
+    dtype = torch.promote_types(rows_x.dtype, rows_y.dtype)
+    return rows_x.to(dtype), rows_y.to(x.device, dtype)
+
+
+def drawn(
+    name: str,
+    x: Tensor,
+    seeds: Tensor,
+    max_samples: int,
+    num_anchors: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Indices of the rows that represent a space, seeds first, the others in order."""
+    n = x.shape[0]
+    others = torch.ones(n, dtype=torch.bool, device=seeds.device)
+    others[seeds] = False
+    rest = others.nonzero().flatten()
+    wanted = max(max_samples, num_anchors)
+    if n > wanted:
+        warnings.warn(
+            f"`{name}` has {n} rows, of which {wanted} drawn at random represent it; only these "
+            "can be paired. Raise `max_samples`, for time and memory in its square, or give fewer "
+            "rows.",
+            PerformanceWarning,
+            stacklevel=4,
+        )
+        device = "cpu" if generator is None else generator.device
+        order = torch.randperm(len(rest), generator=generator, device=device).to(rest.device)
+        rest = rest[order[: wanted - len(seeds)].sort().values]
+    return torch.cat((seeds, rest))
+
+
+def check_spaces(x: Tensor, y: Tensor, num_anchors: int, max_samples: int) -> None:
+    """Refuse rows that cannot be used, and more anchors than there are rows."""
+    for name, rows in (("x", x), ("y", y)):
+        _checks.check_rows(name, rows, minimum=2)
+        _checks.check_finite(name, rows)
+    _checks.check_size("num_anchors", num_anchors)
+    _checks.check_size("max_samples", max_samples, minimum=2)
+    least = min(x.shape[0], y.shape[0])
+    if num_anchors > least:
+        raise ValueError(
+            f"`num_anchors` must be at most the rows of the smaller space, got {num_anchors} "
+            f"anchors, {x.shape[0]} rows of `x` and {y.shape[0]} of `y`. Ask for fewer anchors."
+        )
+
+
+def check_seeds(seeds_x: Tensor, seeds_y: Tensor, n: int, m: int, num_anchors: int) -> None:
+    """Refuse seeds that are not distinct, paired rows, or more than the anchors wanted."""
+    for name, seeds, rows in (("seeds_x", seeds_x, n), ("seeds_y", seeds_y, m)):
+        if not isinstance(seeds, Tensor) or seeds.dtype not in (torch.int64, torch.int32):
+            came = seeds.dtype if isinstance(seeds, Tensor) else type(seeds).__name__
+            raise TypeError(f"`{name}` must be a tensor of row indices (int64), got {came}.")
+        if seeds.dim() != 1 or len(seeds) == 0:
+            raise ValueError(
+                f"`{name}` must have shape (seeds,) with at least one, got {tuple(seeds.shape)}."
+            )
+        if int(seeds.min()) < 0 or int(seeds.max()) >= rows:
+            raise ValueError(
+                f"`{name}` must be row indices from 0 to {rows - 1}, got values from "
+                f"{int(seeds.min())} to {int(seeds.max())}."
+            )
+        if len(seeds.unique()) < len(seeds):
+            raise ValueError(
+                f"`{name}` must name each row once, got {len(seeds.unique())} different rows in "
+                f"{len(seeds)} seeds. Drop the repeated pairs."
+            )
+    _checks.check_paired(seeds_x, seeds_y, ("seeds_x", "seeds_y"))
+    if num_anchors < len(seeds_x):
+        raise ValueError(
+            f"`num_anchors` must be at least the number of seeds, which count, got {num_anchors} "
+            f"anchors and {len(seeds_x)} seeds."
+        )
