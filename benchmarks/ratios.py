@@ -56,7 +56,7 @@ def compare(comparison: Comparison, quick: bool) -> list[dict[str, object]]:
     ours, *peers = comparison.build(quick).items()
     results = []
     for i, (name, peer) in enumerate(peers):
-        times = pairs(ours[1], peer, 2.0 if quick else 10.0)
+        times = pairs(ours[1], peer, 2.0 if quick else 6.0)
         ratios = [own / theirs for own, theirs in times]
         low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
         target = comparison.target if i == 0 and smaller is None else None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+
 from relreps import __version__
 from relreps.testing.table import invariance_markdown, symmetry_markdown
 
@@ -60,5 +61,7 @@ def visit_math(translator, node):
     leftover = re.search(r"\\[A-Za-z]+", mathml)
     if leftover:
         raise ValueError(f"{leftover.group()} is unknown to the converter, in {latex!r}")
-    translator.body.append(f"<div>{mathml}</div>" if display == "block" else mathml)
+    translator.body.append(
+        f'<div style="padding: 0.4em 0">{mathml}</div>' if display == "block" else mathml
+    )
     raise nodes.SkipNode

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from relreps import _checks
 from relreps._linalg import as_float64, at_least_float32, full_precision
 
-#: Rows per chunk: enough for a fast product, few enough for the centred copy to stay in cache.
-_CHUNK = 1024
+#: Rows per chunk: enough that their product costs far more than adding it up in float64.
+_CHUNK = 4096
 
 #: Chunks whose means are kept until they are put together. What is kept lies between the freed
 #: chunks and stops the allocator from using them again, so these few cost some chunks of memory.
-_GROUP = 8
+_GROUP = 4
 
 Product = Callable[[Tensor, Tensor], Tensor]
 Pairs = tuple[tuple[int, int], ...]

@@ -4,7 +4,7 @@ A similarity works in two steps: `Similarity.prepare` (what depends on the ancho
 `Similarity.compare` (the rest, one product per call). `RelativeProjection` remembers the first
 step; the functions here do both at once.
 
-::
+.. code-block:: text
 
     name       value for row x and anchor a         invariant to
     cosine     <x, a> / (|x| |a|)                   rotation, sample_scale
