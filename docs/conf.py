@@ -1,5 +1,6 @@
 """Sphinx configuration. `make docs` builds the site; no page needs the network to build."""
 
+import json
 import re
 from pathlib import Path
 
@@ -21,11 +22,39 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_generated"]
 
-# Tables come from the code, not from somebody's memory of it.
+
+def benchmark_tables(path):
+    """The recorded ratios and peaks of memory as Markdown."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    machine = ", ".join(f"{key} {value}" for key, value in record["machine"].items())
+    lines = [f"Recorded with {machine}.", ""]
+    lines += ["| what | peer | ratio | quartiles | target |", "| --- | --- | --: | --- | --- |"]
+    for r in record["ratios"]:
+        low, high = r["quartiles"]
+        verdict = "met" if r["met"] else "**missed**"
+        target = "" if r["target"] is None else f"{r['target']:.2f}, {verdict}"
+        cells = r["comparison"], f"`{r['peer']}`", f"{r['ratio']:.2f}", f"{low:.2f} to {high:.2f}"
+        lines += [f"| {' | '.join(cells)} | {target} |"]
+    lines += [
+        "",
+        "Peak memory beyond the input:",
+        "",
+        "| what | MiB | limit |",
+        "| --- | --: | --: |",
+    ]
+    for m in record["memory"]:
+        limit = "" if m["limit_mib"] is None else str(m["limit_mib"])
+        lines += [f"| {m['case']} | {m['mib']:.0f} | {limit} |"]
+    return "\n".join(lines)
+
+
+# Tables come from the code and from recorded results, not from somebody's memory of them.
 generated = Path(__file__).parent / "_generated"
 generated.mkdir(exist_ok=True)
 (generated / "invariances.md").write_text(invariance_markdown(), encoding="utf-8")
 (generated / "symmetries.md").write_text(symmetry_markdown(), encoding="utf-8")
+results = Path(__file__).parents[1] / "benchmarks" / "results" / f"{__version__}.json"
+(generated / "benchmarks.md").write_text(benchmark_tables(results), encoding="utf-8")
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

@@ -48,7 +48,8 @@ def unit_rows(x: Tensor) -> Tensor:
     wide = at_least_float32(x)
     if wide.shape[-1] == 0:
         return x
-    largest = wide.detach().abs().amax(-1, keepdim=True)
+    rows = wide.detach()
+    largest = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True))
     wide = wide / torch.where(largest > 0, largest, 1)
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     return (wide * inverse_or_zero(norm)).to(x.dtype)

@@ -39,6 +39,18 @@ def test_ties_go_to_the_lowest_index(chunk_size):
         assert indices[i, :4].tolist() == [i, i + 6, i + 12, i + 18]
 
 
+@pytest.mark.parametrize("chunk_size", [128, 200, 512])
+def test_large_chunks_choose_the_same(chunk_size):
+    """Wide chunks are searched in two stages; copies of anchors tie in both."""
+    anchors = torch.randn(128, D).repeat(4, 1)
+    sparse = SparseRelativeProjection(D, 512, 6, chunk_size=chunk_size).set_anchors(anchors)
+    x = torch.randn(10, D)
+    torch.testing.assert_close(sparse(x).to_dense(), dense(x, anchors, 6, 8.0))
+    first = sparse.topk(x).indices[:, :4]
+    assert torch.equal(first, first[:, :1] + 128 * torch.arange(4))
+    assert sparse.topk(x[:0]).indices.shape == (0, 6)
+
+
 def test_negatives_never_count():
     anchors = -torch.ones(4, D)
     anchors[0] = 1
