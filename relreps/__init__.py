@@ -3,6 +3,7 @@
 from relreps import metrics, similarity
 from relreps._warnings import NumericalWarning, PerformanceWarning
 from relreps.anchors import (
+    AbstractSampler,
     AnchorReport,
     BestAlignedAnchors,
     ClusterAnchors,
@@ -58,6 +59,7 @@ from relreps.translate import ProcrustesTranslator, procrustes
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "AbstractSampler",
     "AnchorAttention",
     "AnchorReport",
     "BestAlignedAnchors",

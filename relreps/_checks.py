@@ -122,11 +122,23 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     )
 
 
+def check_generator(generator: torch.Generator | None) -> None:
+    """Refuse what is not a source of randomness, a seed among others."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"`generator` must be a torch.Generator or None, got {type(generator).__name__}. "
+            "A seed makes one by `torch.Generator().manual_seed(seed)`."
+        )
+
+
 def check_labels(labels: Tensor, rows: int) -> None:
     """Refuse labels that are not one integer a row."""
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        came = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"`labels` must be an integer tensor, got {came}.")
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"`labels` must be an integer tensor, got {type(labels).__name__}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(
+            f"`labels` must be an integer tensor, got {labels.dtype}. Convert it with `.long()`."
+        )
     if labels.shape != (rows,):
         raise ValueError(
             f"`labels` must have one entry for each of the {rows} rows, shape ({rows},), "

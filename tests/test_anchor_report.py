@@ -98,6 +98,15 @@ def test_bad_pruning(call, message):
         call(anchors())
 
 
+def test_orthonormal_rows_are_orthogonal_to_within_rounding():
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        rows = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64)).Q.to(dtype)
+        assert len(prune_anchors(rows, 1)) == 20
+    tilted = torch.eye(3, dtype=torch.float64)
+    tilted[1, 0] = 1e-10  # far more than rounding
+    assert prune_anchors(tilted, 1).tolist() == [0, 2]
+
+
 # The report
 
 
@@ -123,7 +132,6 @@ def test_without_samples_anchors_cover_each_other():
     assert report.coverage_radius == pytest.approx(math.sqrt(2))
     assert math.isnan(report.lost_energy)
     assert "lost energy" not in str(report)
-    assert anchor_report(x[:1]).coverage_radius == 0
     assert anchor_report(x, normalize=False).coverage_radius == pytest.approx(math.sqrt(26))
 
 
@@ -163,11 +171,47 @@ def test_repeated_columns_are_named(dtype):
     report = anchor_report(x)
     assert report.duplicates == 1
     assert has(report, "1 anchor repeats an earlier one (3 repeats 1)")
+    threshold = float(report.warnings[0].split("anchors, ")[1].split(")")[0])
+    assert 3 not in prune_anchors(x, threshold).tolist()
     assert anchor_report(x, normalize=False).duplicates == 0
     x = x[[0, 1, 2, 0, 1, 0, 0, 0, 0]]
     report = anchor_report(x, normalize=False)
     assert report.duplicates == 6
     assert has(report, "6 anchors", "3 repeats 0, 4 repeats 1", "...")
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+def test_positions_of_any_unit_and_place(size):
+    x, rows = anchors(), anchors(50)
+    x[3] = x[1]
+    plain, scaled = (anchor_report(k * x, k * rows, normalize=False) for k in (1, size))
+    assert scaled.coverage_radius == pytest.approx(size * plain.coverage_radius)
+    assert scaled.lost_energy == pytest.approx(plain.lost_energy, abs=1e-12)
+    alone = anchor_report(size * x, normalize=False)
+    assert alone.coverage_radius == pytest.approx(
+        size * anchor_report(x, normalize=False).coverage_radius
+    )
+    assert plain.duplicates == scaled.duplicates == alone.duplicates == 1
+
+
+def test_positions_far_from_the_origin():
+    x, rows = anchors().round(decimals=3) + 1e6, anchors(50) + 1e6
+    assert anchor_report(x, x, normalize=False).coverage_radius == 0
+    report = anchor_report(x, rows, normalize=False)
+    near = anchor_report(x - 1e6, rows - 1e6, normalize=False)
+    assert report.coverage_radius == pytest.approx(near.coverage_radius)
+    assert report.duplicates == 0
+    assert anchor_report(x[:1], x[1:2], normalize=False).coverage_radius == pytest.approx(
+        float((x[0] - x[1]).norm())
+    )
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_one_anchor_alone_has_no_neighbour(normalize):
+    report = anchor_report(anchors(1), normalize=normalize)
+    assert math.isnan(report.coverage_radius)
+    assert "coverage radius unknown" in str(report)
+    assert anchor_report(anchors(1), anchors(), normalize=normalize).coverage_radius > 0
 
 
 def test_in_blocks_it_is_the_same(monkeypatch):
@@ -218,6 +262,7 @@ def test_it_reads_as_text_and_as_a_tuple():
         (lambda x: anchor_report(x[0]), r"`anchors` must have shape \(rows, features\)"),
         (lambda x: anchor_report(x / 0), "`anchors` must be finite"),
         (lambda x: anchor_report(x[:0]), r"`anchors` must have at least 1 row\(s\), got 0"),
+        (lambda x: anchor_report(x[:, :0]), r"`anchors` must have at least one feature, got shape"),
         (lambda x: anchor_report(x, x[:, 1:]), r"`x` must have shape \(rows, 5\)"),
         (lambda x: anchor_report(x, x / 0), "`x` must be finite"),
     ],

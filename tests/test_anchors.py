@@ -14,8 +14,13 @@ from relreps import (
     StratifiedAnchors,
     TopKAnchors,
     UniformAnchors,
+    anchor_report,
     cluster_labels,
+    coverage_loss,
+    diversity_loss,
     leverage_scores,
+    prototypes,
+    prune_anchors,
 )
 from relreps.anchors import _kmeans
 
@@ -149,6 +154,20 @@ def test_each_farthest_anchor_is_farthest_from_those_before(normalize):
     assert radii == sorted(radii, reverse=True)
 
 
+@pytest.mark.parametrize("unit", [1, 3, 1000], ids=lambda unit: f"over-{unit}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_ties_of_the_farthest_go_to_the_lowest_index(dtype, unit):
+    """Against integers: on a grid most choices are ties, which rounding must not decide."""
+    grid = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    picks = FarthestAnchors(25, normalize=False, generator=seeded())(grid.to(dtype) / unit)
+    table = (grid[:, None] - grid).square().sum(-1)
+    wanted = picks[:1].tolist()
+    for _ in range(24):
+        nearest = table[:, wanted].amin(1).tolist()
+        wanted.append(nearest.index(max(nearest)))
+    assert picks.tolist() == wanted
+
+
 def test_farthest_is_at_most_twice_the_best_radius():
     x, members = blobs()
     picks = FarthestAnchors(BLOBS, normalize=False)(x)
@@ -213,6 +232,8 @@ def test_k_means_in_blocks_is_the_same(monkeypatch):
     x, _ = problem()
     whole = KMeansAnchors(A, generator=seeded())(x)
     monkeypatch.setattr(_kmeans, "_BLOCK_CPU", 3 * A)
+    monkeypatch.setattr(_kmeans, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(_kmeans, "_STEP", 7)
     assert torch.equal(KMeansAnchors(A, generator=seeded())(x), whole)
 
 
@@ -278,10 +299,56 @@ def test_k_means_restarts_an_empty_cluster(monkeypatch):
     assert members[KMeansAnchors(BLOBS)(x)].tolist() == list(range(BLOBS))
 
 
+def test_very_many_centres_leave_a_block_its_rows(monkeypatch):
+    rows, centres = torch.randn(2000, D), torch.randn(1000, D)
+    made = LargestMade(rows)
+    with made:
+        nearest = _kmeans.nearest_centre(rows, centres)[0]
+    assert made.entries == 256 * 1000
+    assert torch.equal(nearest, torch.cdist(rows.double(), centres.double()).argmin(1))
+
+
 def test_k_means_stops_where_it_is_told():
     x, _ = problem(400)
     one, many = (KMeansAnchors(A, max_iterations=i, generator=seeded())(x) for i in (1, 100))
     assert one.tolist() != many.tolist()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(lambda x, y, s=s: s(A, generator=seeded())(x, y) for s in SAMPLERS),
+        lambda x, y: cluster_labels(x, A, generator=seeded()),
+        prototypes,
+        lambda x, y: torch.tensor(anchor_report(x[:A], x)[2]),
+        lambda x, y: prune_anchors(x, 0.5),
+        lambda x, y: coverage_loss(x, x[:A]),
+        lambda x, y: coverage_loss(x, x[:A], normalize=False, temperature=0.1),
+        lambda x, y: diversity_loss(x),
+    ],
+)
+def test_autocast_changes_nothing(call):
+    x, labels = torch.randn(N, D), torch.arange(N) % 4
+    plain = call(x, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = call(x, labels)
+    assert cast.dtype == plain.dtype
+    assert torch.equal(cast, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_labels_of_every_integer_type(dtype):
+    x, labels = problem()
+    draw = [StratifiedAnchors(A, generator=seeded())(x, y) for y in (labels, labels.to(dtype))]
+    assert torch.equal(*draw)
+
+
+@each_sampler
+def test_a_seed_is_no_generator(sampler):
+    with pytest.raises(TypeError, match=r"`generator` must be a torch\.Generator or None, got int"):
+        sampler(A, generator=3)
+    with pytest.raises(TypeError, match=r"`generator` must be a torch\.Generator or None, got int"):
+        cluster_labels(problem()[0], 3, generator=3)
 
 
 @each_sampler
@@ -308,9 +375,20 @@ def test_repr():
         (lambda x, y: (x.where(y[:, None] > 0, torch.nan), y), ValueError, "`x` must be finite"),
         (lambda x, y: (x, y[1:]), ValueError, "`labels` must have one entry .* 60 rows"),
         (lambda x, y: (x, y.float()), TypeError, "`labels` must be an integer tensor, got .*float"),
+        (lambda x, y: (x, y > 1), TypeError, r"`labels` must be an integer tensor, got .*bool"),
         (lambda x, y: (x, y.tolist()), TypeError, "`labels` must be an integer tensor, got list"),
     ],
-    ids=["few-rows", "vector", "integer", "list", "nan", "labels-short", "labels-float", "labels"],
+    ids=[
+        "few-rows",
+        "vector",
+        "integer",
+        "list",
+        "nan",
+        "labels-short",
+        "labels-float",
+        "bool",
+        "labels",
+    ],
 )
 def test_bad_data(sampler, change, error, message):
     with pytest.raises(error, match=message):
@@ -381,6 +459,8 @@ def test_options_that_do_not_fit_the_data(sampler, message):
 def test_scores_must_be_a_tensor():
     with pytest.raises(TypeError, match=r"`scores` must be a torch\.Tensor, got list"):
         TopKAnchors(A, [1.0] * N)
+    with pytest.raises(TypeError, match=r"`scores` must be real numbers, got torch\.complex64"):
+        TopKAnchors(A, torch.ones(N, dtype=torch.complex64))
 
 
 # Scores

@@ -1,5 +1,6 @@
 """Discovery of parallel anchors: what is found, how sure it is, and what is refused."""
 
+import re
 import warnings
 
 import pytest
@@ -51,7 +52,7 @@ def test_few_seeds_give_many_pairs(seed):
 
 
 def test_result_unpacks_seeds_first_then_the_surest_no_row_twice():
-    x, y, _, seeds_x, seeds_y = problem(noise=1.0)
+    x, y, _, seeds_x, seeds_y = problem()
     indices_x, indices_y, scores = discover_parallel_anchors(x, y, seeds_x, seeds_y, N)
     assert torch.equal(indices_x[:S], seeds_x)
     assert torch.equal(indices_y[:S], seeds_y)
@@ -106,7 +107,7 @@ def test_rotating_moving_and_scaling_each_space_changes_nothing():
 
 
 def test_right_pairs_score_higher():
-    x, y, partner, *seeds = problem(noise=0.9)
+    x, y, partner, *seeds = problem(noise=0.7)
     found = discover_parallel_anchors(x, y, *seeds, N)
     good = right(found, partner)[S:]
     assert 0.1 < good.float().mean() < 0.99, "the problem is to be neither hopeless nor trivial"
@@ -115,12 +116,65 @@ def test_right_pairs_score_higher():
 
 def test_scores_of_all_rows_tell_success_from_failure():
     x, y, _, *seeds = problem()
-    shares = [
-        (discover_parallel_anchors(x, other, *seeds, N).scores > 0).float().mean()
-        for other in (y, torch.randn(N, D))
-    ]
-    assert shares[0] > 0.9
-    assert shares[1] < 0.5
+    success = discover_parallel_anchors(x, y, *seeds, N)
+    with pytest.warns(
+        relreps.NumericalWarning, match=r"Only \d+% .*no evidence.*more seeds"
+    ) as told:
+        failure = discover_parallel_anchors(x, torch.randn(N, D), *seeds, N)
+    assert (success.scores > 0).float().mean() > 0.9
+    assert (failure.scores > 0).float().mean() < 0.5
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_rows_against_many_all_look_sure_and_it_is_said(seed):
+    """Of seven times as many rows the nearest one is nearest both ways, right or wrong."""
+    torch.manual_seed(seed)
+    y, pick = torch.randn(7 * 30, D), torch.randperm(7 * 30)[:30]
+    x = y[pick] @ haar(D) + 2 * torch.randn(30, D)
+    with pytest.warns(relreps.NumericalWarning, match="no evidence"):
+        found = discover_parallel_anchors(x, y, torch.arange(5), pick[:5], 30)
+    assert right(found, pick)[5:].float().mean() < 0.2
+    assert (found.scores[5:] > 0).float().mean() > 0.5
+
+
+def test_a_quarter_of_the_rows_succeeds_silently():
+    y, pick = torch.randn(4 * 80, D), torch.randperm(4 * 80)[:80]
+    x = y[pick] @ haar(D) + 0.2 * torch.randn(80, D)
+    found = discover_parallel_anchors(x, y, torch.arange(S), pick[:S], 80)
+    assert right(found, pick).float().mean() > 0.9
+
+
+def test_autocast_changes_nothing():
+    x, y, _, *seeds = problem(n=60)
+    grouped = clustered()[:2]
+    expected = discover_parallel_anchors(x, y, *seeds, 40)
+    alone = discover_parallel_anchors_unsupervised(
+        *grouped, 40, num_clusters=8, runs=2, generator=seeded()
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = discover_parallel_anchors(x, y, *seeds, 40)
+        found_alone = discover_parallel_anchors_unsupervised(
+            *grouped, 40, num_clusters=8, runs=2, generator=seeded()
+        )
+    for a, b in zip((*expected, *alone), (*found, *found_alone), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+def test_spaces_on_different_devices():
+    x, y, partner, *seeds = problem()
+    with pytest.warns(relreps.PerformanceWarning):
+        found = discover_parallel_anchors(x.cuda(), y, *seeds, A, max_samples=190)
+    assert all(t.is_cuda for t in found)
+    assert right(found, partner.cuda()).float().mean() > 0.8
+    found = discover_parallel_anchors(x, y.cuda(), *seeds, A)
+    assert not any(t.is_cuda for t in found)
+    assert right(found, partner).float().mean() > 0.95
+    alone = discover_parallel_anchors_unsupervised(
+        clustered()[0].cuda(), clustered()[1], 40, num_clusters=8, runs=2, generator=seeded()
+    )
+    assert all(t.is_cuda for t in alone)
 
 
 def test_half_and_mixed_types():
@@ -137,8 +191,9 @@ def test_large_spaces_are_represented_by_a_draw_and_it_is_said():
 
     with pytest.warns(relreps.PerformanceWarning) as told:
         first, second = found(), found()
-    assert "`x` has 150 rows, of which 140 drawn at random" in str(told[0].message)
-    assert "`y` has 150 rows" in str(told[1].message)
+    message = str(told[0].message)
+    assert "`x` has 150 rows and `y` has 150 rows, of which 140 drawn at random" in message
+    assert "About 131 pairs are to be expected among them. Raise" in message
     assert told[0].filename == __file__
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert right(first, partner).float().mean() > 0.8
@@ -155,8 +210,29 @@ def test_the_draw_keeps_every_anchor_asked_for():
 def test_a_transport_that_does_not_converge_is_told_with_its_error(monkeypatch):
     monkeypatch.setattr(_transport, "_LAST_ITERATIONS", 3)
     x, y, _, *seeds = problem(noise=1.0)
-    with pytest.warns(relreps.NumericalWarning, match=r"did not converge .*: \d+\.\d% of the mass"):
+    with pytest.warns(relreps.NumericalWarning) as told:
         discover_parallel_anchors(x, y, *seeds, A, epsilon=1e-4)
+    assert re.search(r"did not converge .*: \d+\.\d% of the mass", str(told[0].message))
+    assert told[0].filename == __file__
+
+
+def test_a_draw_that_leaves_too_few_pairs_is_told_with_their_number():
+    x, y, partner, *seeds = problem(n=600)
+    with pytest.warns() as told:
+        found = discover_parallel_anchors(x, y, *seeds, 50, max_samples=60, generator=seeded())
+    # 6 seeds, and of 594 others those among the 54 drawn on either side.
+    assert "About 11 pairs are to be expected among them, fewer than the 50" in str(told[0].message)
+    assert right(found, partner).sum() < 20
+
+
+def test_an_epsilon_below_rounding_is_named(monkeypatch):
+    monkeypatch.setattr(_transport, "_LAST_ITERATIONS", 20)
+    x, y, _, *seeds = problem(n=60)
+    with pytest.warns(relreps.NumericalWarning) as told:
+        discover_parallel_anchors(x, y, *seeds, 40, epsilon=1e-12)
+    message = str(told[0].message)
+    assert "`epsilon` is below what float32 resolves" in message
+    assert not re.search(r"\d{3,}\.\d%", message)
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (20, 30), (30, 20)])
@@ -199,8 +275,12 @@ def test_inputs_are_left_as_they_are():
 def test_clusters_alone_give_pairs_and_agreement_tells(seed):
     torch.manual_seed(seed)
     x, y, partner = clustered()
-    found = discover_parallel_anchors_unsupervised(x, y, 60, clusters=8, runs=4, generator=seeded())
-    again = discover_parallel_anchors_unsupervised(x, y, 60, clusters=8, runs=4, generator=seeded())
+    found = discover_parallel_anchors_unsupervised(
+        x, y, 60, num_clusters=8, runs=4, generator=seeded()
+    )
+    again = discover_parallel_anchors_unsupervised(
+        x, y, 60, num_clusters=8, runs=4, generator=seeded()
+    )
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     assert found.agreement > 0.9
     assert right(found, partner).float().mean() > 0.95
@@ -208,11 +288,23 @@ def test_clusters_alone_give_pairs_and_agreement_tells(seed):
 
 
 def test_unrelated_spaces_do_not_agree():
-    with pytest.warns(relreps.NumericalWarning, match=r"Only \d+% of the rows are each other's"):
+    with pytest.warns(relreps.NumericalWarning, match=r"Only \d+% of the pairs are each other's"):
         found = discover_parallel_anchors_unsupervised(
-            torch.randn(120, 6), torch.randn(120, 6), 60, clusters=8, runs=2, generator=seeded()
+            torch.randn(120, 6), torch.randn(120, 6), 60, num_clusters=8, runs=2, generator=seeded()
         )
     assert found.agreement < 0.5
+
+
+def test_few_rows_against_many_do_not_agree():
+    """Most pairs are each other's nearest, and nearly all are wrong."""
+    y = torch.randn(210, 6)
+    with pytest.warns(relreps.NumericalWarning, match="no evidence"):
+        found = discover_parallel_anchors_unsupervised(
+            y[::7] @ haar(6), y, 30, num_clusters=8, runs=2, generator=seeded()
+        )
+    assert (found.scores > 0).float().mean() > 0.6
+    assert (found.indices_y == 7 * found.indices_x).float().mean() < 0.2
+    assert found.agreement < 0.25
 
 
 def test_a_symmetry_is_beyond_it():
@@ -223,7 +315,7 @@ def test_a_symmetry_is_beyond_it():
     y = torch.empty_like(x)
     y[partner] = x
     found = discover_parallel_anchors_unsupervised(
-        x, y, 120, clusters=16, runs=2, generator=seeded()
+        x, y, 120, num_clusters=16, runs=2, generator=seeded()
     )
     mirrored = partner.roll(60)
     assert found.agreement > 0.9
@@ -283,6 +375,7 @@ def nan_row(x):
         ),
         (lambda p: p | {"num_anchors": 7.0}, TypeError, "`num_anchors` must be an int"),
         (lambda p: p | {"epsilon": 0.0}, ValueError, "`epsilon` must be positive"),
+        (lambda p: p | {"epsilon": "a"}, TypeError, "`epsilon` must be a number"),
         (lambda p: p | {"max_samples": 1}, ValueError, "`max_samples` must be at least 2"),
     ],
 )
@@ -297,8 +390,8 @@ def test_bad_input_is_refused(change, error, message):
     ("options", "message"),
     [
         ({"num_anchors": 31}, "`num_anchors` must be at most"),
-        ({"clusters": 31}, "`clusters` must be at most the rows of the smaller space"),
-        ({"clusters": 1}, "`clusters` must be at least 2"),
+        ({"num_clusters": 31}, "`num_clusters` must be at most the rows of the smaller space"),
+        ({"num_clusters": 1}, "`num_clusters` must be at least 2"),
         ({"runs": 0}, "`runs` must be at least 1"),
     ],
 )

@@ -66,6 +66,8 @@ def test_prototypes_are_differentiable_in_blocks(monkeypatch):
         ([0, 1, 0, 1], 4, r"every class in \[0, 4\), got no sample of 2 class\(es\): 2, 3"),
         ([9, 9, 9, 9], None, r"no sample of 9 class\(es\): 0, 1, 2, 3, 4, \.\.\."),
         ([0, 1, 2, 1], 2, r"`labels` must lie in \[0, 2\), got 0 to 2"),
+        ([0, 1, 0, 10**13], None, r"no sample of 9999999999998 class\(es\): 2, 3, 4, 5, 6, \.\.\."),
+        ([0, 1, 0, 1], 10**13, r"no sample of 9999999999998 class\(es\): 2, 3, 4, 5, 6, \.\.\."),
         ([-1, 0, 0, 0], None, r"`labels` must lie in \[0, 1\), got -1 to 0"),
         ([0, 0, 0], None, "`labels` must have one entry for each of the 4 rows"),
         ([0, 0, 0, 0], 0, "`num_classes` must be at least 1, got 0"),
@@ -82,6 +84,14 @@ def test_bad_prototype_samples():
         prototypes(samples(4) / 0, labels)
     with pytest.raises(TypeError, match="`labels` must be an integer tensor, got list"):
         prototypes(samples(4), [0, 0, 0, 0])
+    with pytest.raises(TypeError, match=r"`labels` must be .* got torch\.bool\. Convert"):
+        prototypes(samples(4), labels.bool())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_prototypes_take_labels_of_every_integer_type(dtype):
+    x, labels = samples(), torch.arange(N) % 4
+    close(prototypes(x, labels.to(dtype)), prototypes(x, labels))
 
 
 # Mixtures
@@ -212,6 +222,18 @@ def test_coverage_is_the_mean_squared_distance_to_the_nearest(normalize):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_coverage_of_positions_far_from_the_origin(temperature):
+    x, anchors = ((torch.randn(n, D) + 1e4).requires_grad_() for n in (N, A))
+    losses, slopes = [], []
+    for kind in (torch.float32, torch.float64):
+        loss = coverage_loss(x.to(kind), anchors.to(kind), normalize=False, temperature=temperature)
+        losses.append(loss.double())
+        slopes.append(torch.autograd.grad(loss, (x, anchors)))
+    close(*losses, rtol=1e-3, atol=0)
+    close(*slopes, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_another_anchor_never_raises_the_coverage_loss(temperature):
     x, anchors = samples(), samples(A)
     losses = [coverage_loss(x, anchors[:a], temperature=temperature) for a in range(1, A + 1)]
@@ -321,13 +343,80 @@ def test_ema_refuses_what_would_stay_for_good():
     assert repr(wild) == "EMAAnchors(8, 5, decay=<lambda>)"
 
 
-def test_ema_keeps_its_buffers_and_agrees_across_processes():
-    """Buffers are written in place, so what holds them sees the update; equal in, equal out."""
+@pytest.mark.parametrize(
+    "decay", ["0.9", None, True, torch.ones(2), torch.tensor(True), 1j], ids=repr
+)
+def test_decay_of_the_wrong_type(decay):
+    with pytest.raises(TypeError, match=r"`decay` must be a number in \[0, 1\], .* got"):
+        EMAAnchors(A, D, decay)
+    with pytest.raises(TypeError, match=r"`decay` must be a number in \[0, 1\], .* got"):
+        EMAAnchors(A, D, lambda updates: decay).update(torch.ones(A, D))
+
+
+def test_a_schedule_cannot_write_to_the_step_count():
+    ema = EMAAnchors(A, D, decay=lambda updates: updates.add_(5) * 0)
+    assert ema.update(torch.ones(A, D)).updates == 1
+
+
+def test_ema_in_a_half_type_refuses_what_it_cannot_hold():
+    ema = EMAAnchors(A, D, 0.9).half()
+    with pytest.raises(ValueError, match=r"`anchors` must fit in torch\.float16, .* up to 1e\+05"):
+        ema.update(torch.full((A, D), 1e5))
+    assert ema.updates == 0
+
+
+def test_ema_writes_its_buffers_in_place_and_the_same_each_time():
+    """What holds a buffer sees the update; equal in, equal out."""
     rounds = torch.randn(3, A, D)
-    here, there = EMAAnchors(A, D, 0.9), EMAAnchors(A, D, 0.9)
-    held = here.anchors
+    one, other = EMAAnchors(A, D, 0.9), EMAAnchors(A, D, 0.9)
+    held = one.anchors
     for anchors in rounds:
-        here.update(anchors)
-        there.update(anchors)
-    assert held is here.anchors
-    assert torch.equal(here.anchors, there.anchors)
+        one.update(anchors)
+        other.update(anchors)
+    assert held is one.anchors
+    assert torch.equal(one.anchors, other.anchors)
+
+
+def agree(rank, path):
+    """One of two processes: its own batches, the anchor samples of both."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    ema = EMAAnchors(A, D, 0.9)
+    for encodings in torch.randn(3, A, D):
+        ema.update(encodings)
+    same_everywhere(ema.anchors)
+    model = relreps.RelativeEncoder(
+        torch.nn.Linear(3, D),
+        relreps.RelativeProjection(D, A),
+        torch.randn(A, 3),
+        ema=EMAAnchors(A, D, 0.9),
+    )
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+    torch.manual_seed(1 + rank)
+    for _ in range(2):
+        optimizer.zero_grad()
+        parallel(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step()
+    assert model.ema.updates == 2
+    same_everywhere(model.ema.anchors)
+    same_everywhere(model.encoder.weight.detach())
+    torch.distributed.barrier()  # neither leaves while the other still receives
+    torch.distributed.destroy_process_group()
+
+
+def same_everywhere(x):
+    copies = [torch.empty_like(x) for _ in range(2)]
+    torch.distributed.all_gather(copies, x)
+    assert torch.equal(*copies)
+
+
+@pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="torch was built without gloo",
+)
+def test_ema_agrees_across_processes_and_in_data_parallel(tmp_path):
+    torch.multiprocessing.spawn(agree, (tmp_path / "store",), nprocs=2)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from relreps._linalg import unit_rows
+from relreps.anchors import _kmeans
 from relreps.anchors._transport import Anchors
 
 _ITERATIONS = 20
@@ -27,23 +28,16 @@ def matched_centres(
 
 
 def _centres(rows: Tensor, clusters: int, generator: torch.Generator | None) -> Tensor:
-    """Spherical k-means, the best of several starts: both spaces are to find the same clusters."""
-    tries = [_clustered(rows, clusters, generator) for _ in range(_STARTS)]
+    """Directions of the centres of k-means, the best of several starts.
+
+    Both spaces are to find the same clusters; best is the largest mean cosine of the rows.
+    """
+    tries = []
+    for _ in range(_STARTS):
+        first = _kmeans.plus_plus(rows, clusters, generator)
+        centres = unit_rows(_kmeans.lloyd(rows, first, _ITERATIONS, 0.0)[0])
+        tries.append((float((rows @ centres.mT).amax(1).mean()), centres))
     return max(tries, key=lambda t: t[0])[1]
-
-
-def _clustered(
-    rows: Tensor, clusters: int, generator: torch.Generator | None
-) -> tuple[float, Tensor]:
-    """Mean cosine of the rows to their centre, and the centres, from random rows."""
-    device = "cpu" if generator is None else generator.device
-    picks = torch.randperm(len(rows), generator=generator, device=device)[:clusters]
-    centres = rows[picks.to(rows.device)]
-    for _ in range(_ITERATIONS):
-        members = torch.nn.functional.one_hot((rows @ centres.mT).argmax(1), clusters)
-        sums = members.to(rows.dtype).mT @ rows
-        centres = torch.where(members.sum(0)[:, None] > 0, unit_rows(sums), centres)
-    return float((rows @ centres.mT).amax(1).mean()), centres
 
 
 def _gram(centres: Tensor) -> Tensor:

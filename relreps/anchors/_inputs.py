@@ -12,35 +12,54 @@ from relreps._warnings import PerformanceWarning
 from relreps.anchors import _transport
 
 
-def directions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def both_spaces(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both spaces prepared, in one type, on the device of ``x``."""
-    rows_x, rows_y = _transport.directions("x", x), _transport.directions("y", y)
+    rows_x, rows_y = _transport.softly_whitened("x", x), _transport.softly_whitened("y", y)
     dtype = torch.promote_types(rows_x.dtype, rows_y.dtype)
     return rows_x.to(dtype), rows_y.to(x.device, dtype)
 
 
 def drawn(
-    name: str,
     x: Tensor,
-    seeds: Tensor,
+    y: Tensor,
+    seeds: tuple[Tensor, Tensor],
     max_samples: int,
     num_anchors: int,
     generator: torch.Generator | None,
-) -> Tensor:
-    """Indices of the rows that represent a space, seeds first, the others in order."""
-    n = x.shape[0]
-    others = torch.ones(n, dtype=torch.bool, device=seeds.device)
-    others[seeds] = False
-    rest = others.nonzero().flatten()
+) -> tuple[Tensor, Tensor]:
+    """Indices of the rows that represent each space, seeds first, the others in order."""
     wanted = max(max_samples, num_anchors)
-    if n > wanted:
+    sizes = len(x), len(y)
+    if max(sizes) > wanted:
+        s, free = len(seeds[0]), float(min(sizes) - len(seeds[0]))
+        for n in sizes:
+            free *= (min(n, wanted) - s) / max(n - s, 1)
+        shared = s + round(free)
+        large = " and ".join(
+            f"`{name}` has {n} rows" for name, n in zip("xy", sizes, strict=True) if n > wanted
+        )
         warnings.warn(
-            f"`{name}` has {n} rows, of which {wanted} drawn at random represent it; only these "
-            "can be paired. Raise `max_samples`, for time and memory in its square, or give fewer "
-            "rows.",
+            f"{large}, of which {wanted} drawn at random represent it; only these can be paired. "
+            f"About {shared} pairs are to be expected among them"
+            + (f", fewer than the {num_anchors} asked for" if shared < num_anchors else "")
+            + ". Raise `max_samples`, for time and memory in its square, or give fewer rows.",
             PerformanceWarning,
             stacklevel=4,
         )
+    return (
+        _representatives(sizes[0], seeds[0], wanted, generator),
+        _representatives(sizes[1], seeds[1], wanted, generator),
+    )
+
+
+def _representatives(
+    n: int, seeds: Tensor, wanted: int, generator: torch.Generator | None
+) -> Tensor:
+    """Indices of the seeds, and of as many others, at random, as are wanted in all."""
+    others = torch.ones(n, dtype=torch.bool, device=seeds.device)
+    others[seeds] = False
+    rest = others.nonzero().flatten()
+    if n > wanted:
         device = "cpu" if generator is None else generator.device
         order = torch.randperm(len(rest), generator=generator, device=device).to(rest.device)
         rest = rest[order[: wanted - len(seeds)].sort().values]

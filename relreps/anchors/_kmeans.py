@@ -8,6 +8,10 @@ from torch.nn import functional as F
 
 #: Entries of a score block held at once: what a cache holds, or enough to fill a device.
 _BLOCK_CPU, _BLOCK_DEVICE = 1 << 15, 1 << 24
+#: Rows of a score block at least: a product of fewer does not repay reading all the centres.
+_FEWEST_ROWS = 256
+#: Rows squared at once.
+_STEP = 1 << 12
 
 
 def plus_plus(rows: Tensor, clusters: int, generator: torch.Generator | None) -> Tensor:
@@ -62,7 +66,7 @@ def nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """
     half = squared_lengths(centres) / 2
     entries = _BLOCK_CPU if rows.device.type == "cpu" else _BLOCK_DEVICE
-    step = max(1, entries // centres.shape[0])
+    step = max(_FEWEST_ROWS, entries // centres.shape[0])
     number = centres.shape[0]
     # The first of the best is the one that counts most down. This says which one wins a tie on
     # every device, and is twice as fast as a maximum that reports its index.
@@ -95,9 +99,11 @@ def nearest_free_rows(rows: Tensor, centres: Tensor) -> Tensor:
 
 
 def squared_lengths(rows: Tensor) -> Tensor:
-    """``|x|^2`` of each row, without a squared copy of all of them."""
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return lengths.square_()
+    """``|x|^2`` of each row, without a squared copy of all of them.
+
+    A sum of squares: the square of a length is not exact where the sum is, as on a grid.
+    """
+    return torch.cat([block.square().sum(1) for block in rows.split(_STEP)])
 
 
 def _cluster_means(

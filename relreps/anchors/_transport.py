@@ -29,7 +29,7 @@ class Anchors(NamedTuple):
     weights: Tensor
 
 
-def directions(name: str, x: Tensor) -> Tensor:
+def softly_whitened(name: str, x: Tensor) -> Tensor:
     r"""Rows centred, softly whitened and scaled to length one ``(N, D)``; unlabelled statistics.
 
     .. math:: (x - \mu)(\Sigma + \tau I)^{-1/2}, \qquad
@@ -65,8 +65,12 @@ def agreement(x: Tensor, y: Tensor, anchors: Anchors, own: bool = True) -> Tenso
     return unit_rows(codes_x * anchors.weights) @ unit_rows(codes_y * anchors.weights).mT
 
 
-def alternate(x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int = 0) -> Anchors:
-    """Anchors found from those to start with; the first ``seeds`` rows on both sides are pairs.
+def alternate(
+    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int
+) -> tuple[Anchors, float]:
+    """Anchors found from those to start with, and the error of the last plan.
+
+    The first ``seeds`` rows on both sides are pairs.
 
     In every round the codes relative to the present anchors give a transport plan, and every row
     of ``x`` becomes an anchor whose partner is the mean of the rows of ``y`` that the plan gives
@@ -82,15 +86,24 @@ def alternate(x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int =
         means = (plan / plan.sum(1, keepdim=True)) @ y
         means[:seeds] = y[:seeds]
         anchors = Anchors(x, unit_rows(means), torch.linalg.vector_norm(means, dim=-1))
-    if error > _TOLERANCE:
-        warnings.warn(
-            f"The transport did not converge in {_LAST_ITERATIONS} iterations: {error:.1%} of the "
-            f"mass is in the wrong place, so the pairs may be poor. Raise `epsilon`, now "
-            f"{epsilon:g}, and look at the scores.",
-            NumericalWarning,
-            stacklevel=4,
-        )
-    return anchors
+    return anchors, error
+
+
+def warn_of(error: float, epsilon: float, dtype: torch.dtype, stacklevel: int) -> None:
+    """Say that the last plan has much of its mass in the wrong place, if so."""
+    if error <= _TOLERANCE:
+        return
+    what = f"{error:.1%} of the mass is in the wrong place"
+    if not error <= 1:  # rounding, not the iterations: the plan has no meaning
+        what = "its plan has another mass than it should"
+    if epsilon < 10 * torch.finfo(dtype).eps:
+        what += f", as `epsilon` is below what {str(dtype).removeprefix('torch.')} resolves"
+    warnings.warn(
+        f"The transport did not converge in {_LAST_ITERATIONS} iterations: {what}, so the pairs "
+        f"may be poor. Raise `epsilon`, now {epsilon:g}, and look at the scores.",
+        NumericalWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def transport(

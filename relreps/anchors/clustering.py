@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
+from relreps._linalg import full_precision
 from relreps.anchors._kmeans import (
     lloyd,
     nearest_centre,
@@ -19,6 +20,8 @@ from relreps.anchors._rows import check_distinct, check_samples, prepared
 from relreps.anchors.samplers import AbstractSampler, check_scores, round_robin
 
 Order = Literal["random", "centre"]
+#: Squared shift of all centres, as part of the mean variance of a feature, that ends a clustering.
+_TOLERANCE = 1e-4
 
 
 class KMeansAnchors(AbstractSampler):
@@ -56,7 +59,7 @@ class KMeansAnchors(AbstractSampler):
         *,
         normalize: bool = True,
         max_iterations: int = 100,
-        tolerance: float = 1e-4,
+        tolerance: float = _TOLERANCE,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(num_anchors, generator=generator)
@@ -68,8 +71,9 @@ class KMeansAnchors(AbstractSampler):
 
     def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
         rows = prepared(x, self.normalize)
-        start = plus_plus(rows, self.num_anchors, self.generator)
-        centres, _ = lloyd(rows, start, self.max_iterations, self.tolerance)
+        centres, _ = _clustered(
+            rows, self.num_anchors, self.max_iterations, self.generator, self.tolerance
+        )
         return nearest_free_rows(rows, centres)
 
 
@@ -134,8 +138,7 @@ class ClusterAnchors(AbstractSampler):
             check_scores("order", self.order, x.shape[0])
         check_distinct("num_clusters", self.num_clusters, x)
         rows = prepared(x, self.normalize)
-        start = plus_plus(rows, self.num_clusters, self.generator)
-        centres, clusters = lloyd(rows, start, self.max_iterations, 1e-4)
+        centres, clusters = _clustered(rows, self.num_clusters, self.max_iterations, self.generator)
         if isinstance(self.order, Tensor):
             order = self.order.argsort(descending=True, stable=True).to(x.device)
         elif self.order == "centre":
@@ -179,8 +182,20 @@ def cluster_labels(
     """
     _checks.check_size("num_clusters", num_clusters)
     _checks.check_size("max_iterations", max_iterations)
+    _checks.check_generator(generator)
     check_samples(x, 1)
     check_distinct("num_clusters", num_clusters, x)
-    rows = prepared(x, normalize)
-    start = plus_plus(rows, num_clusters, generator)
-    return lloyd(rows, start, max_iterations, 1e-4)[1]
+    with full_precision(x):
+        return _clustered(prepared(x, normalize), num_clusters, max_iterations, generator)[1]
+
+
+def _clustered(
+    rows: Tensor,
+    clusters: int,
+    max_iterations: int,
+    generator: torch.Generator | None,
+    tolerance: float = _TOLERANCE,
+) -> tuple[Tensor, Tensor]:
+    """Centres ``(K, D)`` of a k-means clustering, and the cluster of each row."""
+    start = plus_plus(rows, clusters, generator)
+    return lloyd(rows, start, max_iterations, tolerance)

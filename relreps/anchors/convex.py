@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps import _checks
-from relreps._linalg import at_least_float32, unit_rows
+from relreps._linalg import at_least_float32, full_precision, unit_rows
 
 
 class ConvexAnchors(nn.Module):
@@ -147,16 +147,25 @@ def coverage_loss(
     _checks.check_rows("anchors", anchors, x.shape[1])
     if temperature != 0:
         _checks.check_positive("temperature", temperature)
+    with full_precision(x):
+        return _coverage(x, anchors, normalize, temperature).to(x.dtype)
+
+
+def _coverage(x: Tensor, anchors: Tensor, normalize: bool, temperature: float) -> Tensor:
+    """`coverage_loss` in at least float32."""
     rows, centres = at_least_float32(x), at_least_float32(anchors)
     if normalize:
         rows, centres = unit_rows(rows), unit_rows(centres)
+    else:  # far from the origin, products of positions cancel
+        middle = centres.detach().mean(0)
+        rows, centres = rows - middle, centres - middle
     if temperature > 0:
         squares = rows.square().sum(-1, keepdim=True) + centres.square().sum(-1)
         distances = (squares - 2 * rows @ centres.mT).clamp(min=0)
-        return (-temperature * torch.logsumexp(-distances / temperature, -1)).mean().to(x.dtype)
+        return (-temperature * torch.logsumexp(-distances / temperature, -1)).mean()
     with torch.no_grad():
         nearest = (centres.square().sum(-1) / 2 - rows @ centres.mT).argmin(-1)
-    return (rows - centres[nearest]).square().sum(-1).mean().to(x.dtype)
+    return (rows - centres[nearest]).square().sum(-1).mean()
 
 
 def diversity_loss(anchors: Tensor) -> Tensor:
@@ -179,8 +188,9 @@ def diversity_loss(anchors: Tensor) -> Tensor:
         (tensor(0.), tensor(1.0000))
     """
     _checks.check_rows("anchors", anchors)
-    rows = unit_rows(at_least_float32(anchors))
-    squares = (rows @ rows.mT).square()
+    with full_precision(anchors):
+        rows = unit_rows(at_least_float32(anchors))
+        squares = (rows @ rows.mT).square()
     number = anchors.shape[0]
     others = squares.sum() - squares.diagonal().sum()
     return (others / max(number * (number - 1), 1)).to(anchors.dtype)

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
+from relreps._linalg import full_precision
 from relreps._warnings import NumericalWarning
 from relreps.anchors import _clusters, _inputs, _transport
 from relreps.anchors._transport import Anchors
 
 #: Regularisation of the last plan, relative to the mean cost.
 _EPSILON = 0.02
+#: Agreement below which it is said that the pairs are not to be believed.
+_DOUBTFUL = 0.25
 
 
 class ParallelAnchors(NamedTuple):
@@ -67,10 +70,12 @@ def discover_parallel_anchors(
     Nothing depends on a rotation, translation or scale of either space, and the widths may
     differ. Both spaces have to hold mostly the same things: what has no partner gets one too, with
     a low score. With too few seeds it fails all at once, not by degrees: nearly all pairs are then
-    wrong, though the surest of them still score above zero. To find out, ask for as many anchors as
-    there are rows: nearly all scores are positive after a success, and few after a failure.
-    O(NM (N + iterations)) time, O(NM) memory, on the device of ``x`` but for the assignment, which
-    runs on the CPU.
+    wrong, though many of them still score above zero, about a third at :math:`N = M`, three
+    quarters at :math:`N = M / 4`, nearly all at :math:`N = M / 7`. Hence the alternation runs once
+    more, or twice, from wrong seeds, those of ``y`` drawn at random, with a warning unless clearly
+    more scores are positive than there; of few rows against many, 30 against 200, it may come after
+    a success too. O(NM (N + iterations)) time, O(NM) memory, on the device of ``x`` but for the
+    assignment, which runs on the CPU.
 
     Args:
         x: Rows of the first space.
@@ -84,10 +89,11 @@ def discover_parallel_anchors(
         generator: Source of randomness for that draw; torch's default one if not given.
 
     Returns:
-        ``(indices_x, indices_y, scores)``: the seeds as they were given, then the other pairs, the
-        surest first. A score is the cosine of the two codes less that of the best rival of either
-        row, so it is positive if and only if the rows are each other's nearest. A row of ``x`` is
-        no anchor to itself: no pair, seeds included, vouches for its own score.
+        ``(indices_x, indices_y, scores)``, on the device of ``x``: the seeds as they were given,
+        then the other pairs, the surest first. A score is the cosine of the two codes less that of
+        the best rival of either row, so it is positive if and only if the rows are each other's
+        nearest. A row of ``x`` is no anchor to itself: no pair, seeds included, vouches for its own
+        score.
 
     Shape:
         - x: :math:`(N, D_x)`; y: :math:`(M, D_y)`; seeds: :math:`(S,)`. Output: :math:`(A,)` each.
@@ -97,7 +103,10 @@ def discover_parallel_anchors(
             ``num_anchors`` below the number of seeds or above that of rows.
 
     Warns:
-        NumericalWarning: The last transport did not converge; it gives the error of its marginals.
+        NumericalWarning: Hardly more scores are positive than from wrong seeds, or the last
+            transport did not converge; this gives the error of its marginals.
+        PerformanceWarning: A space is represented by a draw. Two draws share few pairs: the number
+            to expect is given, to be compared with ``num_anchors``.
 
     Example:
         >>> x = torch.randn(100, 4)
@@ -112,17 +121,16 @@ def discover_parallel_anchors(
     """
     _inputs.check_spaces(x, y, num_anchors, max_samples)
     _inputs.check_seeds(seeds_x, seeds_y, x.shape[0], y.shape[0], num_anchors)
-    if not 0 < epsilon < float("inf"):
-        raise ValueError(f"`epsilon` must be positive and finite, got {epsilon}.")
-    seeds = seeds_x.to(x.device).long(), seeds_y.to(x.device).long()
-    drawn_x = _inputs.drawn("x", x, seeds[0], max_samples, num_anchors, generator)
-    drawn_y = _inputs.drawn("y", y, seeds[1], max_samples, num_anchors, generator)
-    rows_x, rows_y = _inputs.directions(x[drawn_x], y[drawn_y])
-    s = len(seeds_x)
-    known = Anchors(rows_x[:s], rows_y[:s], rows_x.new_ones(s))
-    anchors = _transport.alternate(rows_x, rows_y, known, epsilon, seeds=s)
-    i, j, scores = _snapped(_transport.agreement(rows_x, rows_y, anchors), s, num_anchors)
-    return ParallelAnchors(drawn_x[i], drawn_y[j], scores)
+    _checks.check_positive("epsilon", epsilon)
+    with full_precision(x), full_precision(y):
+        seeds = seeds_x.to(x.device).long(), seeds_y.to(x.device).long()
+        drawn_x, drawn_y = _inputs.drawn(x, y, seeds, max_samples, num_anchors, generator)
+        rows_x, rows_y = _inputs.both_spaces(x[drawn_x], y[drawn_y.to(y.device)])
+        s = len(seeds_x)
+        known = Anchors(rows_x[:s], rows_y[:s], rows_x.new_ones(s))
+        i, j, scores, _ = _found(rows_x, rows_y, known, epsilon, s)
+    first = slice(num_anchors)
+    return ParallelAnchors(drawn_x[i[first]], drawn_y[j[first]], scores[first])
 
 
 @torch.no_grad()
@@ -131,7 +139,7 @@ def discover_parallel_anchors_unsupervised(
     y: Tensor,
     num_anchors: int,
     *,
-    clusters: int = 20,
+    num_clusters: int = 20,
     runs: int = 10,
     max_samples: int = 2000,
     generator: torch.Generator | None = None,
@@ -153,22 +161,25 @@ def discover_parallel_anchors_unsupervised(
     two place their clusters differently, as two sentence encoders did with 1500 texts. On data
     with a symmetry every image of the right answer fits as well: then one of them is returned, and
     agreement is no evidence. Other generator states may succeed. A few seeds are worth far more.
-    O(runs (N + M) D clusters) and the quadratic assignments, which stay small, then as
+    O(runs (N + M) D num_clusters) and the quadratic assignments, which stay small, then as
     `discover_parallel_anchors`.
 
     Args:
         x: Rows of the first space.
         y: Rows of the second space, in an order of their own.
         num_anchors: Number of pairs A.
-        clusters: Number of clusters in each space.
+        num_clusters: Number of clusters in each space.
         runs: Clusterings that are matched, each from another start.
         max_samples: A space with more rows is represented by as many, drawn at random.
         generator: Source of randomness; torch's default one if not given.
 
     Returns:
-        ``(indices_x, indices_y, scores, agreement)``, the surest pairs first. ``agreement`` is the
-        share of the whole assignment, ``min(N, M)`` pairs, that are each other's nearest: near 1
-        after a success, about 0.1 after a failure.
+        ``(indices_x, indices_y, scores, agreement)``, on the device of ``x``, the surest pairs
+        first. ``agreement`` is :math:`(a - a_0) / (1 - a_0)`, from 0 to 1. Here a is the share of
+        the whole assignment, ``min(N, M)`` pairs, that are each other's nearest, and :math:`a_0`
+        what centres matched at random reach, with three standard errors: up to nearly all pairs
+        where one space has many more rows. Near 1 after a success, near 0 after a failure, and
+        also where too few rows face too many to tell.
 
     Shape:
         - x: :math:`(N, D_x)`; y: :math:`(M, D_y)`. Output: :math:`(A,)` three times, and a scalar.
@@ -177,13 +188,14 @@ def discover_parallel_anchors_unsupervised(
         ValueError: NaN or infinite rows; more anchors or clusters than rows.
 
     Warns:
-        NumericalWarning: ``agreement`` is below one half, or the last transport did not converge.
+        NumericalWarning: ``agreement`` is below a quarter, or the last transport did not converge.
+        PerformanceWarning: A space is represented by a draw; two draws share few pairs.
 
     Example:
         >>> x = torch.randn(12, 6)[torch.arange(96) % 12] + 0.3 * torch.randn(96, 6)
         >>> generator = torch.Generator().manual_seed(0)
         >>> found = discover_parallel_anchors_unsupervised(
-        ...     x, x.flip(0, 1), 50, clusters=12, runs=2, generator=generator
+        ...     x, x.flip(0, 1), 50, num_clusters=12, runs=2, generator=generator
         ... )
         >>> bool((found.indices_x == 95 - found.indices_y).all()), bool(found.agreement > 0.9)
         (True, True)
@@ -192,39 +204,77 @@ def discover_parallel_anchors_unsupervised(
         Dar, arXiv:2510.02348.
     """
     _inputs.check_spaces(x, y, num_anchors, max_samples)
-    _checks.check_size("clusters", clusters, minimum=2)
+    _checks.check_size("num_clusters", num_clusters, minimum=2)
     _checks.check_size("runs", runs)
-    none = torch.empty(0, dtype=torch.long, device=x.device)
-    drawn_x = _inputs.drawn("x", x, none, max_samples, num_anchors, generator)
-    drawn_y = _inputs.drawn("y", y, none, max_samples, num_anchors, generator)
-    if clusters > min(len(drawn_x), len(drawn_y)):
-        raise ValueError(
-            f"`clusters` must be at most the rows of the smaller space, got {clusters} clusters, "
-            f"{len(drawn_x)} rows of `x` and {len(drawn_y)} of `y`. Ask for fewer clusters."
-        )
-    rows_x, rows_y = _inputs.directions(x[drawn_x], y[drawn_y])
-    start = _clusters.matched_centres(rows_x, rows_y, clusters, runs, generator)
-    anchors = _transport.alternate(rows_x, rows_y, start, _EPSILON)
-    least = min(len(rows_x), len(rows_y))
-    i, j, scores = _snapped(_transport.agreement(rows_x, rows_y, anchors), 0, least)
-    agreement = (scores > 0).to(scores.dtype).mean()
-    if agreement < 0.5:
-        warnings.warn(
-            f"Only {float(agreement):.0%} of the rows are each other's nearest: the spaces were "
-            "not brought together, and the pairs are likely to be wrong. Give seeds, more rows, or "
-            "another number of clusters.",
-            NumericalWarning,
-            stacklevel=3,
-        )
+    with full_precision(x), full_precision(y):
+        none = torch.empty(0, dtype=torch.long, device=x.device)
+        drawn_x, drawn_y = _inputs.drawn(x, y, (none, none), max_samples, num_anchors, generator)
+        if num_clusters > min(len(drawn_x), len(drawn_y)):
+            raise ValueError(
+                "`num_clusters` must be at most the rows of the smaller space, got "
+                f"{num_clusters} clusters, {len(drawn_x)} rows of `x` and {len(drawn_y)} of `y`. "
+                "Ask for fewer clusters."
+            )
+        rows_x, rows_y = _inputs.both_spaces(x[drawn_x], y[drawn_y.to(y.device)])
+        start = _clusters.matched_centres(rows_x, rows_y, num_clusters, runs, generator)
+        i, j, scores, agreement = _found(rows_x, rows_y, start, _EPSILON, 0)
     first = slice(num_anchors)
     return UnsupervisedAnchors(drawn_x[i[first]], drawn_y[j[first]], scores[first], agreement)
 
 
-def _snapped(similarity: Tensor, seeds: int, num_anchors: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first ``seeds`` rows with their columns, then the surest of the pairs of the others."""
+def _found(
+    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All pairs, seeds first, their scores and the agreement; warns where they are doubtful."""
+    anchors, error = _transport.alternate(x, y, start, epsilon, seeds)
+    _transport.warn_of(error, epsilon, x.dtype, stacklevel=5)
+    i, j, scores = _snapped(_transport.agreement(x, y, anchors), seeds)
+    free = scores[seeds:]
+    if len(free) == 0:
+        return i, j, scores, scores.new_ones(())
+    share = (free > 0).double().mean()
+    agreement, by_chance = share.new_zeros(()), 1.0
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):  # a wrong start may succeed by chance, and would belie a success
+        chance = _share_by_chance(x, y, start, epsilon, seeds, generator)
+        by_chance = min(by_chance, chance)
+        # The rule of succession: no share is certain, however few the rows.
+        level = (by_chance * len(free) + 1) / (len(free) + 2)
+        level += 3 * (level * (1 - level) / len(free)) ** 0.5
+        if level < 1:
+            agreement = ((share - level) / (1 - level)).clamp(0, 1)
+        if agreement >= _DOUBTFUL:
+            break
+    else:
+        warnings.warn(
+            f"Only {float(share):.0%} of the pairs are each other's nearest, {by_chance:.0%} from "
+            "a wrong start: that is no evidence that the spaces were brought together; even the "
+            "surest pairs may be wrong too. Give "
+            + ("more seeds, or more rows." if seeds else "seeds, more rows, or other clusters."),
+            NumericalWarning,
+            stacklevel=4,
+        )
+    return i, j, scores, agreement.to(scores.dtype)
+
+
+def _share_by_chance(
+    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int, generator: torch.Generator
+) -> float:
+    """Share of the pairs that are each other's nearest after a start that pairs at random."""
+    shuffled = y if seeds else start.y
+    shuffled = shuffled[torch.randperm(len(shuffled), generator=generator).to(y.device)]
+    if seeds:
+        y, shuffled = shuffled, shuffled[:seeds]
+    anchors, _ = _transport.alternate(x, y, start._replace(y=shuffled), epsilon, seeds)
+    scores = _snapped(_transport.agreement(x, y, anchors), seeds)[2]
+    return float((scores[seeds:] > 0).double().mean())
+
+
+def _snapped(similarity: Tensor, seeds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first ``seeds`` rows with their columns, then the pairs of the others, surest first."""
     rows, columns = _transport.assign(similarity[seeds:, seeds:])
     scores = _transport.margins(similarity, rows + seeds, columns + seeds)
-    order = scores.argsort(descending=True, stable=True)[: num_anchors - seeds]
+    order = scores.argsort(descending=True, stable=True)
     known = torch.arange(seeds, device=rows.device)
     i, j = torch.cat((known, rows[order] + seeds)), torch.cat((known, columns[order] + seeds))
     return i, j, _transport.margins(similarity, i, j)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import as_float64, at_least_float32, unit_rows
+from relreps.anchors._kmeans import squared_lengths
 from relreps.anchors._rows import check_samples, directions, prepared
 from relreps.anchors.samplers import AbstractSampler
 
@@ -17,12 +18,13 @@ _BLOCK, _STEP = 1 << 22, 1 << 15
 class FarthestAnchors(AbstractSampler):
     r"""Greedy k-centre: each new anchor is the row farthest from those chosen so far.
 
-    Starts from a random row; ties go to the lowest index. The radius of the largest uncovered ball
-    shrinks with every anchor and is at most twice the best possible (Gonzalez 1985). It covers the
-    space, outliers first. The first ``a`` indices are the choice of ``FarthestAnchors(a)`` from the
-    same generator state. O(NAD) time: one product of the data with a vector for each anchor. O(N)
-    memory for directions; positions, half types and numbers of extreme size take one copy of the
-    data.
+    Starts from a random row; ties within rounding go to the lowest index. The radius of the largest
+    uncovered ball shrinks with every anchor and is at most twice the best possible (Gonzalez 1985).
+    It covers the space, outliers first. Seen from an origin far away all directions are alike:
+    centre such a space first, or compare positions. The first ``a`` indices are the choice of
+    ``FarthestAnchors(a)`` from the same generator state. O(NAD) time: one product of the data with
+    a vector for each anchor. O(N) memory for directions; positions, half types and numbers of
+    extreme size take one copy of the data.
 
     Args:
         num_anchors: Number of anchors A.
@@ -54,7 +56,8 @@ class FarthestAnchors(AbstractSampler):
         else:
             rows = prepared(x, normalize=False)
             factors = rows.new_ones(rows.shape[0])
-            squares = torch.linalg.vector_norm(rows, dim=1).square_()
+            squares = squared_lengths(rows)
+        rounding = 8 * torch.finfo(rows.dtype).eps * squares.max()
         nearest = torch.full_like(squares, torch.inf)
         distance = torch.empty_like(squares)
         chosen = [int(self._shuffled(x.shape[0])[0])]
@@ -65,7 +68,7 @@ class FarthestAnchors(AbstractSampler):
             distance.add_(squares).add_(float(squares[last]))
             torch.minimum(nearest, distance, out=nearest)
             nearest[last] = -torch.inf
-            chosen.append(int(nearest.argmax()))
+            chosen.append(int((nearest >= nearest.max() - rounding).to(torch.uint8).argmax()))
         return torch.tensor(chosen)
 
 
@@ -131,10 +134,10 @@ class BestAlignedAnchors(AbstractSampler):
 
     .. math:: s_i = \sum_j \bigl(d(x_i, x_j) - d(y_i, y_j)\bigr)^2, \qquad \text{smallest first}
 
-    It sees both spaces in full, so that it needs what anchors are meant to replace: a bound on what
-    a choice of anchors can do, not a method. Nothing is random; ties go to the lowest index. The
+    It sees both spaces in full, so that it needs what anchors are meant to replace: something to
+    compare a choice of anchors with, not a method, and no upper bound either. Nothing is random; ties go to the lowest index. The
     first ``a`` indices are those of ``BestAlignedAnchors(a)``. O(N²D) time; distances are taken in
-    blocks, so memory for one copy of the data.
+    blocks, so memory for one copy of each space.
 
     Args:
         num_anchors: Number of anchors A.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import as_float64
+from relreps._linalg import as_float64, full_precision
 
 _STEP = 1 << 15
 
@@ -48,11 +47,13 @@ def prototypes(x: Tensor, labels: Tensor, num_classes: int | None = None) -> Ten
     _checks.check_labels(labels, x.shape[0])
     if num_classes is not None:
         _checks.check_size("num_classes", num_classes)
+    labels = labels.long()
     counts = _counts(labels, num_classes)
     total = as_float64(x[:0]).new_zeros(len(counts), x.shape[1])
-    for rows, members in zip(x.split(_STEP), labels.split(_STEP), strict=True):
-        total = total.index_add(0, members.to(total.device), as_float64(rows))
-    return (total / counts.to(total.device)[:, None]).to(x)
+    with full_precision(x):
+        for rows, members in zip(x.split(_STEP), labels.split(_STEP), strict=True):
+            total = total.index_add(0, members.to(total.device), as_float64(rows))
+        return (total / counts.to(total.device)[:, None]).to(x)
 
 
 def _counts(labels: Tensor, num_classes: int | None) -> Tensor:
@@ -63,12 +64,16 @@ def _counts(labels: Tensor, num_classes: int | None) -> Tensor:
         raise ValueError(
             f"`labels` must lie in [0, {classes}), got {low} to {high}. Number the classes from 0."
         )
-    counts = torch.bincount(labels, minlength=classes)
-    empty = (counts == 0).nonzero().flatten().tolist()
+    # Not by counting up to the largest label, which may be far more than there are samples.
+    counts: Tensor
+    present, counts = labels.unique(return_counts=True)
+    empty = classes - len(present)
     if empty:
-        listed = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        named = set(present.tolist())
+        absent = [c for c in range(min(classes, len(named) + 5)) if c not in named][:5]
+        listed = ", ".join(map(str, absent)) + (", ..." if empty > 5 else "")
         raise ValueError(
-            f"`labels` must name every class in [0, {classes}), got no sample of {len(empty)} "
+            f"`labels` must name every class in [0, {classes}), got no sample of {empty} "
             f"class(es): {listed}. Renumber the classes, or add samples of these."
         )
     return counts

@@ -64,9 +64,14 @@ class EMAAnchors(nn.Module):
                 f"got {tuple(anchors.shape)}."
             )
         _checks.check_finite("anchors", anchors)  # one NaN would stay for good
-        alpha = self.decay(self.updates) if callable(self.decay) else self.decay
-        _check_decay(alpha)
         new = anchors.to(self.anchors)
+        if not new.is_meta and not bool(new.isfinite().all()):
+            raise ValueError(
+                f"`anchors` must fit in {new.dtype}, the type of the buffer, got entries up to "
+                f"{float(anchors.abs().max()):.3g}. Keep the module in float32."
+            )
+        alpha = self.decay(self.updates.clone()) if callable(self.decay) else self.decay
+        _check_decay(alpha)
         mixed = self.anchors * alpha + new * (1 - alpha)
         self.anchors.copy_(torch.where(self.updates == 0, new, mixed))
         self.updates.add_(1)
@@ -79,5 +84,14 @@ class EMAAnchors(nn.Module):
 
 
 def _check_decay(decay: float | Tensor) -> None:
+    """Refuse what is not one real number in [0, 1]."""
+    if isinstance(decay, Tensor):
+        number = decay.numel() == 1 and decay.dtype != torch.bool and not decay.is_complex()
+        came = f"a tensor of shape {tuple(decay.shape)} and type {decay.dtype}"
+    else:
+        number = isinstance(decay, int | float) and not isinstance(decay, bool)
+        came = f"{type(decay).__name__} ({decay!r})"
+    if not number:
+        raise TypeError(f"`decay` must be a number in [0, 1], or a function to one, got {came}.")
     if not 0 <= decay <= 1:
         raise ValueError(f"`decay` must be in [0, 1], got {float(decay)}.")

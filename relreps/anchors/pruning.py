@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, unit_rows
+from relreps._linalg import as_float64, at_least_float32, full_precision, unit_rows
 
 
 @torch.no_grad()
@@ -16,7 +16,8 @@ def prune_anchors(anchors: Tensor, threshold: float) -> Tensor:
     Row i is kept if :math:`|\cos(a_i, a_j)| \le 1 - \delta` for every kept j < i. Opposite anchors
     count as parallel: their columns of a code differ by a sign. Greedy in the order given, so put
     anchors that must stay first; deterministic, and pruning the kept rows again keeps them all.
-    Rows of zeros are dropped. Translators that invert a relative code are as stable as the anchors
+    Rows of zeros are dropped, and a cosine that differs from the limit by the rounding of the type
+    of the anchors meets it. Translators that invert a relative code are as stable as the anchors
     of the *target* are well-conditioned: prune there. O(ADK) time for K kept rows, in float64.
 
     Args:
@@ -39,26 +40,37 @@ def prune_anchors(anchors: Tensor, threshold: float) -> Tensor:
     """
     rows = _kept_precision(anchors)
     _checks.check_number("threshold", threshold, 0, 1)
-    units = unit_rows(rows)
-    alive = (units != 0).any(1)
+    # A turn by a small angle changes a cosine by the angle times the sine: near 1 hardly at all.
+    limit = 1 - threshold
+    limit += (1 - limit**2) ** 0.5 * angle_rounding(anchors)
     kept = []
-    while bool(alive.any()):
-        i = int(alive.to(torch.uint8).argmax())
-        kept.append(i)
-        # Row by row, not by a product: the cosine of two rows is then the same in every set.
-        cosines = (units * units[i]).sum(1).abs().clamp(max=1)
-        alive &= cosines <= 1 - threshold
-        alive[: i + 1] = False
+    with full_precision(anchors):
+        units = unit_rows(rows)
+        alive = (units != 0).any(1)
+        while bool(alive.any()):
+            i = int(alive.to(torch.uint8).argmax())
+            kept.append(i)
+            # Row by row, not by a product: the cosine of two rows is then the same in every set.
+            cosines = (units * units[i]).sum(1).abs().clamp(max=1)
+            alive &= cosines <= limit
+            alive[: i + 1] = False
     return torch.tensor(kept, device=anchors.device)
+
+
+def angle_rounding(anchors: Tensor) -> float:
+    """Angle that rounding may turn rows by: of sums over their width, or of half a type."""
+    wide = torch.finfo(at_least_float32(anchors[:0]).dtype).eps
+    return max(anchors.shape[1] * wide, 2 * torch.finfo(anchors.dtype).eps)
 
 
 @torch.no_grad()
 def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
-    r"""The best-conditioned subset of anchors, by QR with column pivoting.
+    r"""A well-conditioned subset of anchors, by QR with column pivoting.
 
     Each step takes the row with the largest part outside the span of those taken before, so that
-    the first k rows span nearly as much as any k can, and the condition number stays low. Stops at
-    the numerical rank by default: the rows after it are combinations of these. Deterministic; ties
+    the first k rows in practice span nearly as much as any k can, and the condition number stays
+    low; contrived anchors can defeat it. Stops at the numerical rank by default: the rows after it
+    are combinations of these. Deterministic; ties
     go to LAPACK, which takes the first. The first k indices are those of
     ``pivoted_anchors(anchors, k)``. Runs on the host. O(AD min(A, D)) in float64.
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, unit_rows
+from relreps._linalg import as_float64, at_least_float32, full_precision, unit_rows
+from relreps.anchors.pruning import angle_rounding
 
-#: Anchors nearer than this, as part of their length, repeat each other.
+#: Anchors nearer than this, as part of the size of the set, repeat each other.
 _SAME = 1e-5
 #: A basis of this condition number turns 1 part in a thousand into the whole of a coordinate.
 _ILL_CONDITIONED = 1e3
@@ -30,7 +31,7 @@ class AnchorReport(NamedTuple):
     """Largest over smallest singular value; infinite below full rank."""
     coverage_radius: float
     """Largest distance of a sample to its nearest anchor; without samples, of an anchor to its
-    nearest other one."""
+    nearest other one, and NaN where there is none."""
     duplicates: int
     """Number of anchors that repeat an earlier one."""
     warnings: tuple[str, ...]
@@ -45,7 +46,8 @@ class AnchorReport(NamedTuple):
         lines = [
             f"rank {self.rank}",
             f"condition number {self.condition_number:.3g}",
-            f"coverage radius {self.coverage_radius:.3g}",
+            "coverage radius "
+            + ("unknown" if math.isnan(self.coverage_radius) else f"{self.coverage_radius:.3g}"),
             f"duplicates {self.duplicates}",
             f"smallest leverage {self.smallest_leverage:.3g}",
         ]
@@ -63,8 +65,10 @@ def anchor_report(
 
     Rank, condition number and leverage are those of the anchors as given, because the ``"basis"``
     similarity and the inverses of codes take them as they are: centre or scale them before as your
-    code will. Distances, duplicates and energy are those of directions, or of positions. All in
-    float64. O(AD min(A, D) + A²D + NAD) time; distances are taken in blocks.
+    code will. Distances, duplicates and energy are those of directions, or of positions. Two
+    positions repeat each other where their distance is under 1e-5 of the root mean square distance
+    of the anchors to their mean, two directions where it is under 1e-5. All in float64.
+    O(AD min(A, D) + A²D + NAD) time; distances are taken in blocks.
 
     Args:
         anchors: Anchors.
@@ -76,7 +80,7 @@ def anchor_report(
         - anchors: :math:`(A, D)`. x: :math:`(N, D)`.
 
     Raises:
-        ValueError: If a row is not finite, or the widths differ.
+        ValueError: If a row is not finite or has no features, or the widths differ.
 
     Example:
         >>> print(anchor_report(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])))
@@ -85,41 +89,75 @@ def anchor_report(
         coverage radius 1.41
         duplicates 1
         smallest leverage 0.5
-        warning: 1 anchor repeats an earlier one (1 repeats 0): drop with `prune_anchors`.
+        warning: 1 anchor repeats an earlier one (1 repeats 0): use `prune_anchors(anchors, 1e-6)`.
     """
     _checks.check_rows("anchors", anchors)
     _checks.check_finite("anchors", anchors)
+    if anchors.shape[1] == 0:
+        raise ValueError(
+            f"`anchors` must have at least one feature, got shape {tuple(anchors.shape)}."
+        )
     if x is not None:
         _checks.check_rows("x", x, anchors.shape[1])
         _checks.check_finite("x", x)
+    with full_precision(anchors):
+        return _report(anchors, x, normalize)
+
+
+def _report(anchors: Tensor, x: Tensor | None, normalize: bool) -> AnchorReport:
+    """`anchor_report` of checked rows."""
     rows = as_float64(anchors)
     u, s, vh = torch.linalg.svd(rows, full_matrices=False)
     eps = torch.finfo(at_least_float32(anchors[:0]).dtype).eps
     rank = int((s > s[0] * (max(rows.shape) * eps)).sum())
     leverage = u[:, :rank].square().sum(1)
-    space = unit_rows(rows) if normalize else rows
-    repeats, alone = _neighbours(space)
-    radius, lost = alone, math.nan
+    frame = _Frame(rows, x, normalize)
+    repeats, radius = _neighbours(frame.place(rows), (rows != 0).any(1), normalize)
+    lost = math.nan
     if x is not None:
-        radius, lost = _missed(x, space, vh[:rank], normalize)
+        radius, lost = _missed(x, frame.place(rows), vh[:rank], frame)
     condition = float(s[0] / s[-1]) if rank == min(rows.shape) else math.inf
-    warnings = _warnings(rows, rank, condition, leverage, repeats, lost)
+    threshold = max(1e-6, 4 * angle_rounding(anchors) ** 2)  # what sets copies apart from the limit
+    warnings = _warnings(rows, rank, condition, leverage, repeats, lost, threshold)
+    radius *= frame.unit
     return AnchorReport(
         rank, condition, radius, len(repeats), warnings, float(leverage.min()), lost
     )
 
 
-def _neighbours(space: Tensor) -> tuple[list[tuple[int, int]], float]:
+class _Frame:
+    """Where distances are taken: between directions, or positions in units near one.
+
+    Positions are relative to the mean of the anchors, because far from the origin their squares
+    hold little else, and over their largest entry, so that squares stay in range.
+    """
+
+    def __init__(self, anchors: Tensor, x: Tensor | None, normalize: bool) -> None:
+        largest = [anchors.abs().max()]
+        if x is not None:
+            largest.append(as_float64(x.abs().max()))
+        self.normalize = normalize
+        self.unit = 1.0 if normalize else float(torch.stack(largest).max()) or 1.0
+        self.middle = (anchors / self.unit).mean(0)
+
+    def place(self, rows: Tensor) -> Tensor:
+        """Rows in float64 as they are compared."""
+        return unit_rows(rows) if self.normalize else rows / self.unit - self.middle
+
+
+def _neighbours(
+    space: Tensor, nonzero: Tensor, normalize: bool
+) -> tuple[list[tuple[int, int]], float]:
     """Pairs (anchor, the earlier one it repeats), and the largest distance to a nearest other."""
-    lengths = torch.linalg.vector_norm(space, dim=1)
-    repeats, farthest = [], 0.0
+    size = 1.0 if normalize else float(space.square().sum(1).mean()) ** 0.5
+    repeats, farthest = [], 0.0 if space.shape[0] > 1 else math.nan
     step = max(1, _BLOCK // space.shape[0])
     for start in range(0, space.shape[0], step):
         distance = torch.cdist(
             space[start : start + step], space, compute_mode="donot_use_mm_for_euclid_dist"
         )
         own = torch.arange(start, start + len(distance), device=space.device)
-        near = (distance <= _SAME * lengths) & (lengths > 0)
+        near = (distance <= _SAME * size) & nonzero[start : start + step, None] & nonzero
         near &= torch.arange(space.shape[0], device=space.device) < own[:, None]
         for i in near.any(1).nonzero().flatten().tolist():
             repeats.append((start + i, int(near[i].to(torch.uint8).argmax())))
@@ -129,16 +167,19 @@ def _neighbours(space: Tensor) -> tuple[list[tuple[int, int]], float]:
     return repeats, farthest
 
 
-def _missed(x: Tensor, space: Tensor, span: Tensor, normalize: bool) -> tuple[float, float]:
+def _missed(x: Tensor, space: Tensor, span: Tensor, frame: _Frame) -> tuple[float, float]:
     """Distance of the worst served sample, and the part of the energy outside the span."""
     radius, inside, total = 0.0, 0.0, 0.0
     unit = as_float64(x.abs().max())
+    half = space.square().sum(1) / 2
     for block in x.split(max(1, _BLOCK // max(space.shape))):
         rows = as_float64(block)
-        rows = unit_rows(rows) if normalize else rows
-        distance = torch.cdist(rows, space, compute_mode="use_mm_for_euclid_dist")
-        radius = max(radius, float(distance.amin(1).max()))
-        scaled = rows if normalize else rows / torch.where(unit > 0, unit, 1)
+        placed = frame.place(rows)
+        # Products choose the nearest anchor; its distance is that of the two rows, exactly 0 if so.
+        nearest = torch.addmm(half, placed, space.mT, alpha=-1).argmin(1)
+        gaps = torch.linalg.vector_norm(placed - space[nearest], dim=1)
+        radius = max(radius, float(gaps.max()))
+        scaled = placed if frame.normalize else rows / torch.where(unit > 0, unit, 1)
         inside += float((scaled @ span.mT).square().sum())
         total += float(scaled.square().sum())
     return radius, max(0.0, 1 - inside / total) if total > 0 else 0.0
@@ -151,6 +192,7 @@ def _warnings(
     leverage: Tensor,
     repeats: list[tuple[int, int]],
     lost: float,
+    threshold: float,
 ) -> tuple[str, ...]:
     """What to mind, the gravest first."""
     number, width = rows.shape
@@ -162,7 +204,7 @@ def _warnings(
         pairs = _listed([f"{i} repeats {j}" for i, j in repeats])
         found.append(
             f"{_count(repeats, 'repeats an earlier one', 'repeat earlier ones')} ({pairs}): "
-            "drop with `prune_anchors`."
+            f"use `prune_anchors(anchors, {_short(threshold)})`."
         )
     found += _about_rank(number, width, rank, lost)
     if condition > _ILL_CONDITIONED:
@@ -200,6 +242,11 @@ def _about_rank(number: int, width: int, rank: int, lost: float) -> list[str]:
     else:
         cost = f"{lost:.1%} of the energy of the samples lies outside their span and is lost"
     return [f"{cause}: {cost}."]
+
+
+def _short(value: float) -> str:
+    """One digit and an exponent, as one writes them."""
+    return f"{value:.0e}".replace("e-0", "e-")
 
 
 def _count(items: list[int] | list[tuple[int, int]], one: str, many: str) -> str:

@@ -13,14 +13,37 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
+from relreps._linalg import full_precision
 from relreps.anchors._rows import check_samples
 
 
 class AbstractSampler(ABC):
-    """Picks distinct rows: ``sampler(x, labels=None) -> (num_anchors,)`` indices."""
+    """Picks distinct rows: ``sampler(x, labels=None) -> (num_anchors,)`` indices.
+
+    All indices differ; their rows may not. The data must hold ``num_anchors`` distinct rows, but a
+    sampler that does not look where rows lie can still pick two equal ones, and rows that differ in
+    length alone are one direction to a sampler with ``normalize=True``: `anchor_report` finds both.
+
+    A subclass gives ``_pick(x, labels)``: ``num_anchors`` different indices, in the order in which
+    they matter, so that the first ``a`` are a smaller choice. It is called without gradient or
+    autocast, with ``x`` ``(N, D)`` checked (floating, finite, enough distinct rows) and ``labels``
+    either none or ``(N,)`` in int64. ``_shuffled(n)`` is a random order by the generator.
+
+    Args:
+        num_anchors: Number of anchors A.
+        generator: Source of randomness; torch's default one if not given.
+
+    Example:
+        >>> class Longest(AbstractSampler):
+        ...     def _pick(self, x, labels):
+        ...         return x.norm(dim=1).argsort(descending=True)[: self.num_anchors]
+        >>> Longest(2)(torch.tensor([[1.0], [3.0], [2.0]]))
+        tensor([1, 2])
+    """
 
     def __init__(self, num_anchors: int, *, generator: torch.Generator | None = None) -> None:
         _checks.check_size("num_anchors", num_anchors)
+        _checks.check_generator(generator)
         self.num_anchors = num_anchors
         self.generator = generator
 
@@ -29,7 +52,8 @@ class AbstractSampler(ABC):
         check_samples(x, self.num_anchors)
         if labels is not None:
             _checks.check_labels(labels, x.shape[0])
-        with torch.no_grad():
+            labels = labels.long()
+        with torch.no_grad(), full_precision(x):
             return self._pick(x, labels).to(x.device)
 
     def __repr__(self) -> str:
@@ -156,6 +180,8 @@ def check_scores(name: str, scores: Tensor, rows: int | None = None) -> None:
     """Refuse scores that are not one number a row."""
     if not isinstance(scores, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(scores).__name__}.")
+    if scores.is_complex():
+        raise TypeError(f"`{name}` must be real numbers, got {scores.dtype}: they have no order.")
     if scores.dim() != 1 or (rows is not None and len(scores) != rows):
         wanted = "one entry a row" if rows is None else f"one entry for each of the {rows} rows"
         raise ValueError(f"`{name}` must have {wanted}, got shape {tuple(scores.shape)}.")
