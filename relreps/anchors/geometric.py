@@ -135,9 +135,9 @@ class BestAlignedAnchors(AbstractSampler):
     .. math:: s_i = \sum_j \bigl(d(x_i, x_j) - d(y_i, y_j)\bigr)^2, \qquad \text{smallest first}
 
     It sees both spaces in full, so that it needs what anchors are meant to replace: something to
-    compare a choice of anchors with, not a method, and no upper bound either. Nothing is random; ties go to the lowest index. The
-    first ``a`` indices are those of ``BestAlignedAnchors(a)``. O(N²D) time; distances are taken in
-    blocks, so memory for one copy of each space.
+    compare a choice of anchors with, not a method, and no upper bound either. Nothing is random;
+    ties go to the lowest index. The first ``a`` indices are those of ``BestAlignedAnchors(a)``.
+    O(N²D) time; distances are taken in blocks, so memory for one copy of each space.
 
     Args:
         num_anchors: Number of anchors A.
