@@ -11,15 +11,12 @@ from relreps.projection.blocks import (
     StratifiedMean,
     SubspaceProjection,
 )
-from relreps.projection.dense import (
-    ParsevalFrame,
-    RelativeProjection,
-    RunningRelativeProjection,
-    relative_projection,
-)
+from relreps.projection.dense import RelativeProjection, relative_projection
 from relreps.projection.encoder import RelativeEncoder
 from relreps.projection.geodesic import GraphGeodesic, RelativeGeodesic
+from relreps.projection.parseval import ParsevalFrame
 from relreps.projection.product import ProductProjection
+from relreps.projection.running import RunningRelativeProjection
 from relreps.projection.sparse import SparseRelativeProjection, sparse_scores
 
 __all__ = [

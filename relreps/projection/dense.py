@@ -14,7 +14,6 @@ from relreps._invariance import invariances
 from relreps._state import FittedModule
 from relreps.normalization import AbstractNormalizer
 from relreps.similarity import (
-    Parseval,
     Similarity,
     SimilarityLike,
 )
@@ -268,122 +267,6 @@ class RelativeProjection(FittedModule):
         if self.anchors.dtype != dtype:  # what was prepared moved along, with its old rounding
             self._rebuild()
         return self
-
-
-class ParsevalFrame(RelativeProjection):
-    r"""Coordinates in the Parseval frame of the anchors, and back.
-
-    .. math:: \tilde F = A (A^\top A)^{-1/2}, \qquad r = x \tilde F^\top, \qquad x = r \tilde F
-
-    The frame is the polar factor of the anchors. With :math:`A \ge D` anchors that span the space
-    `decode` undoes `encode` exactly, and lengths and angles are kept. Encoding with the frame of
-    one space and decoding with that of another translates between them. Invariant to rotations;
-    whitening by the anchors first would give the similarity ``"basis"``. One SVD for the anchors,
-    then O(NAD).
-
-    Args:
-        in_features: Width D of the space.
-        num_anchors: Number of anchors A.
-
-    Shape:
-        - Input: :math:`(*, D)`. Output: :math:`(*, A)`.
-
-    Example:
-        >>> frame = ParsevalFrame.from_anchors(torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
-        >>> frame.decode(frame.encode(torch.tensor([[5.0, 7.0]])))
-        tensor([[5., 7.]])
-
-    References:
-        arXiv:2411.19719.
-    """
-
-    def __init__(self, in_features: int, num_anchors: int) -> None:
-        super().__init__(in_features, num_anchors, Parseval())
-
-    @classmethod
-    def from_anchors(cls, anchors: Tensor) -> Self:  # type: ignore[override]
-        """A frame with the sizes, dtype and device of ``anchors`` ``(A, D)``, ready to use."""
-        _checks.check_rows("anchors", anchors)
-        frame = cls(anchors.shape[1], anchors.shape[0]).to(anchors.device, anchors.dtype)
-        return frame.set_anchors(anchors)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Coordinates of rows ``(..., D)``; the same as a call."""
-        code: Tensor = self(x)
-        return code
-
-    def decode(self, code: Tensor) -> Tensor:
-        """Rows ``(..., D)`` with the coordinates ``(..., A)``; projected if the frame has fewer."""
-        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
-        _checks.check_features("code", code, self.num_anchors)
-        return code @ self._prepared()[0].to(code.dtype)
-
-    def extra_repr(self) -> str:
-        """Constructor call."""
-        return f"{self.in_features}, {self.num_anchors}"
-
-
-class RunningRelativeProjection(RelativeProjection):
-    r"""The robust relative transformation with running statistics, as released, for parity.
-
-    A batch normalisation without learned scale serves samples and anchors alike. While training,
-    the samples are scaled by their own batch and the anchors by themselves, and each call moves one
-    running mean and variance first towards the samples, then towards the anchors, which therefore
-    settle on about 41 % samples and 59 % anchors (with momentum 0.3). In eval the running
-    statistics serve both. So a training code depends on the batch, the first steps are dominated by
-    the initial 0 and 1, and the absolute epsilon ties the code to the unit of the space: nothing is
-    declared. For anything but parity use ``pre=StandardScale(in_features)``. The anchors are
-    compared anew at every call: O((N + A) D) more than `RelativeProjection`.
-
-    Args:
-        in_features: Width D of the space.
-        num_anchors: Number of anchors A.
-        momentum: Weight of the newest statistics.
-        eps: Added to the variance.
-
-    Shape:
-        - Input: :math:`(N, D)`. Output: :math:`(N, A)`.
-
-    References:
-        Released code of arXiv:2409.10967.
-    """
-
-    def __init__(
-        self, in_features: int, num_anchors: int, momentum: float = 0.3, eps: float = 1e-5
-    ) -> None:
-        super().__init__(in_features, num_anchors)
-        self.norm = nn.BatchNorm1d(in_features, eps=eps, momentum=momentum, affine=False)
-
-    @classmethod
-    def from_anchors(cls, anchors: Tensor) -> Self:  # type: ignore[override]
-        """A projection with the sizes, dtype and device of ``anchors`` ``(A, D)``."""
-        _checks.check_rows("anchors", anchors)
-        projection = cls(anchors.shape[1], anchors.shape[0]).to(anchors.device, anchors.dtype)
-        return projection.set_anchors(anchors)
-
-    @property
-    def invariant_to(self) -> frozenset[str]:
-        """Nothing: the running statistics do not move along with the space."""
-        return frozenset()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Code of the samples ``(..., D)``; moves the running statistics while training."""
-        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
-        _checks.check_features("x", x, self.in_features)
-        return self.project(x, self.anchors.to(x.dtype))
-
-    def project(self, x: Tensor, anchors: Tensor) -> Tensor:
-        """Code of ``x`` for anchors given at the call."""
-        return super().project(self._normalize(x), self._normalize(anchors))
-
-    def inverse(self, code: Tensor) -> Tensor:
-        """There is none."""
-        raise ValueError(f"{self} has no inverse.")
-
-    def _normalize(self, x: Tensor) -> Tensor:
-        kind = self.norm.running_mean.dtype  # type: ignore[union-attr]
-        flat: Tensor = self.norm(x.reshape(-1, self.in_features).to(kind))
-        return flat.reshape(x.shape).to(x.dtype)
 
 
 def set_all(projections: Iterable[nn.Module], anchors: Iterable[Tensor]) -> None:
