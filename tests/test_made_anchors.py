@@ -415,9 +415,5 @@ def same_everywhere(x):
     assert torch.equal(*copies)
 
 
-@pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="torch was built without gloo",
-)
 def test_ema_agrees_across_processes_and_in_data_parallel(tmp_path):
     torch.multiprocessing.spawn(agree, (tmp_path / "store",), nprocs=2)
