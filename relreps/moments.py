@@ -13,10 +13,12 @@ from functools import partial, reduce
 from typing import NamedTuple, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, full_precision
+from relreps._distributed import all_reduce_sum, check_agreement
+from relreps._linalg import as_float64, full_precision
 
 #: Rows per chunk: their product costs far more than adding it up in float64, and stays in cache.
 _CHUNK = 2048
@@ -26,6 +28,7 @@ _CHUNK = 2048
 _GROUP = 4
 
 Product = Callable[[Tensor, Tensor], Tensor]
+Products = Product | tuple[Product, ...]
 Pairs = tuple[tuple[int, int], ...]
 
 
@@ -56,8 +59,9 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
 def row_moments(
     *sides: Tensor,
     pairs: Pairs = ((0, 0),),
-    product: Product = elementwise,
+    product: Products = elementwise,
     weights: Tensor | None = None,
+    exact: bool = False,
 ) -> RowMoments:
     r"""Moments of paired rows in float64, differentiable.
 
@@ -69,12 +73,17 @@ def row_moments(
     Args:
         sides: Sets of rows ``(N, D_0)``, ``(N, D_1)``, ..., paired row by row.
         pairs: Which sets to multiply, by position.
-        product: `elementwise` (variances) or `outer` (covariances).
+        product: `elementwise` (variances) or `outer` (covariances), for all pairs or one for each.
         weights: One non-negative weight a row; 1 each by default.
+        exact: Take the products in float64 too, at twice the time in float32: for what solves
+            equations with them, which squares the condition number.
     """
+    kind = reduce(torch.promote_types, (side.dtype for side in sides), torch.float32)
+    widen = as_float64 if exact else partial(Tensor.to, dtype=kind)
+    chunk = _CHUNK // 2 if exact else _CHUNK  # as much memory in float64 as in float32
     with full_precision(sides[0]):
-        groups = _split(sides, weights, _GROUP * _CHUNK)
-        parts = (_group_moments(rows, w, pairs, product) for rows, w in groups)
+        groups = _split(sides, weights, _GROUP * chunk)
+        parts = (_group_moments(rows, w, pairs, product, widen, chunk) for rows, w in groups)
         return reduce(partial(merged, pairs=pairs, product=product), parts)
 
 
@@ -98,9 +107,12 @@ def _is_finite(moments: RowMoments) -> bool:
 
 
 def merged(
-    a: RowMoments, b: RowMoments, pairs: Pairs = ((0, 0),), product: Product = elementwise
+    a: RowMoments, b: RowMoments, pairs: Pairs = ((0, 0),), product: Products = elementwise
 ) -> RowMoments:
-    """Moments of the rows of ``a`` and ``b`` together (Chan, Golub and LeVeque 1983)."""
+    """Moments of the rows of ``a`` and ``b`` together (Chan, Golub and LeVeque 1983).
+
+    A negative total of ``b``, with negative scatters, takes its rows away again.
+    """
     total = a.total + b.total
     share = b.total / torch.where(total > 0, total, 1)
     steps = tuple(mb - ma for ma, mb in zip(a.means, b.means, strict=True))
@@ -108,10 +120,41 @@ def merged(
         total,
         tuple(mean + step * share for mean, step in zip(a.means, steps, strict=True)),
         tuple(
-            sa + sb + product(steps[i][None], steps[j][None]) * (a.total * share)
-            for sa, sb, (i, j) in zip(a.scatters, b.scatters, pairs, strict=True)
+            sa + sb + times(steps[i][None], steps[j][None]) * (a.total * share)
+            for sa, sb, (i, j), times in zip(
+                a.scatters, b.scatters, pairs, _each(product, pairs), strict=True
+            )
         ),
     )
+
+
+def all_reduced(
+    moments: RowMoments,
+    pairs: Pairs = ((0, 0),),
+    product: Products = elementwise,
+    group: dist.ProcessGroup | None = None,
+) -> RowMoments:
+    """Moments of the rows of all processes together; their sizes have to agree.
+
+    The means are summed first, which is little. They are the common shift about which the scatters
+    are plain sums, and those are one ``all_reduce``. A process without rows adds nothing.
+    """
+    total, *sums = all_reduce_sum(
+        moments.total, *(mean * moments.total for mean in moments.means), group=group
+    )
+    means = tuple(s / _positive(total) for s in sums)
+    drifts = [own - mean for own, mean in zip(moments.means, means, strict=True)]
+    shifted = (
+        scatter + times(drifts[i][None], drifts[j][None]) * moments.total
+        for scatter, (i, j), times in zip(
+            moments.scatters, pairs, _each(product, pairs), strict=True
+        )
+    )
+    return RowMoments(total, means, all_reduce_sum(*shifted, group=group))
+
+
+def _each(product: Products, pairs: Pairs) -> tuple[Product, ...]:
+    return product if isinstance(product, tuple) else (product,) * len(pairs)
 
 
 def _split(
@@ -123,15 +166,21 @@ def _split(
 
 
 def _group_moments(
-    sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Product
+    sides: tuple[Tensor, ...],
+    weights: Tensor | None,
+    pairs: Pairs,
+    product: Products,
+    widen: Callable[[Tensor], Tensor],
+    chunk: int,
 ) -> RowMoments:
     """Moments of some chunks: products are added up, means are put together at the end."""
     scatters: tuple[Tensor, ...] | None = None
     counts, shifts, rests = [], [], []
-    for rows, w in _split(sides, weights, _CHUNK):
-        count, shift, rest, products = _chunk_sums(rows, w, pairs, product)
-        wide = tuple(as_float64(p) for p in products)
-        scatters = wide if scatters is None else tuple(map(torch.add, scatters, wide))
+    for rows, w in _split(sides, weights, chunk):
+        wide = tuple(widen(side) for side in rows)
+        count, shift, rest, products = _chunk_sums(wide, w, pairs, product)
+        sums = tuple(as_float64(p) for p in products)
+        scatters = sums if scatters is None else tuple(map(torch.add, scatters, sums))
         counts.append(count)
         shifts.append(shift)
         rests.append(rest)
@@ -143,23 +192,23 @@ def _group_moments(
         local = as_float64(torch.stack(side)) + offset
         means.append((local * n).sum(0) / _positive(total))
         drifts.append(local - means[-1])
-    between = (product(drifts[i] * n, drifts[j]) for i, j in pairs)
-    within = (product(offsets[i] * n, offsets[j]) for i, j in pairs)
+    each = tuple(zip(pairs, _each(product, pairs), strict=True))
+    between = (times(drifts[i] * n, drifts[j]) for (i, j), times in each)
+    within = (times(offsets[i] * n, offsets[j]) for (i, j), times in each)
     parts = zip(scatters or (), between, within, strict=True)
     return RowMoments(total, tuple(means), tuple(s + b - w for s, b, w in parts))
 
 
 def _chunk_sums(
-    sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Product
+    sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Products
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """Weight, shifts, and the sums and products of the rows without their shift."""
-    sides = tuple(at_least_float32(side) for side in sides)
     size = sides[0].shape[0]
     if weights is None:
         count = sides[0].new_full((), size)
     else:
-        w = at_least_float32(weights)[:, None]
-        count = w.sum()
+        w = weights.to(sides[0])[:, None]
+        count = as_float64(weights).sum()
     shifts, centred, weighted = [], [], []
     for side in sides:
         # A mean rounded to the input's precision is good enough to centre on; what it misses is
@@ -173,7 +222,8 @@ def _chunk_sums(
         shifts.append(shift)
         centred.append(rest)
         weighted.append(rest if weights is None else rest * w)
-    products = [product(weighted[i], centred[j]) for i, j in pairs]
+    each = zip(pairs, _each(product, pairs), strict=True)
+    products = [times(weighted[i], centred[j]) for (i, j), times in each]
     return count, shifts, [rest.sum(0) for rest in weighted], products
 
 
@@ -208,11 +258,55 @@ class _Stream(nn.Module):
 
     def merge(self, other: Self) -> Self:
         """Add what another stream of the same sizes has seen."""
-        if type(other) is not type(self) or other._sizes != self._sizes:
-            raise ValueError(
-                f"`other` must be a {self}, got {other}. Merge streams of equal sizes."
-            )
+        self._check_alike(other)
         return self._add(other.state())
+
+    def subtract(self, other: Self) -> Self:
+        """Take away what another stream of the same sizes has seen, of rows that are in this one.
+
+        What is left has the rounding of the whole: rows that are far larger than those that stay
+        leave their rounding behind. Nothing is left if all rows are taken.
+        """
+        self._check_alike(other)
+        left = float(self.count - other.count)
+        eps = 8 * torch.finfo(torch.float64).eps * float(self.count)
+        if left < -eps:
+            raise ValueError(
+                f"`other` must have seen a part of the rows of this stream, got a weight of "
+                f"{float(other.count):g} to take from {float(self.count):g}."
+            )
+        if left <= eps:
+            return self.reset()
+        total, means, scatters = other.state()
+        return self._add(RowMoments(-total, means, tuple(-s for s in scatters)))
+
+    def decay(self, factor: float) -> Self:
+        """Multiply the weight of every row seen so far by ``factor`` in [0, 1].
+
+        Once before each `update` it forgets exponentially: means and covariances follow a space
+        that drifts, with a memory of about ``1 / (1 - factor)`` updates.
+        """
+        _checks.check_number("factor", factor, 0, 1)
+        if factor == 0:
+            return self.reset()
+        total, means, scatters = self.state()
+        return self._set(RowMoments(total * factor, means, tuple(s * factor for s in scatters)))
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
+        """Add up what the streams of all processes of ``group`` have seen, in each of them.
+
+        Call it once, in every process, after the last update: a second call would count every row
+        again. Processes may have seen different numbers of rows, or none. O(D^2) is sent once.
+
+        Args:
+            group: The processes; all of them by default.
+
+        Raises:
+            ValueError: In every process, if their streams differ in kind or sizes.
+            RuntimeError: There is no process group.
+        """
+        check_agreement("The stream", repr(self), group)
+        return self._set(all_reduced(self.state(), self._pairs, self._product, group))
 
     def reset(self) -> Self:
         """Forget everything."""
@@ -226,9 +320,17 @@ class _Stream(nn.Module):
         split = 1 + len(self._sizes)
         return RowMoments(values[0], tuple(values[1:split]), tuple(values[split:]))
 
+    def _check_alike(self, other: Self) -> None:
+        if type(other) is not type(self) or other._sizes != self._sizes:
+            raise ValueError(
+                f"`other` must be a {self}, got {other}. These must be streams of equal sizes."
+            )
+
     def _add(self, new: RowMoments) -> Self:
-        total = merged(self.state(), new, self._pairs, self._product)
-        values = (total.total, *total.means, *total.scatters)
+        return self._set(merged(self.state(), new, self._pairs, self._product))
+
+    def _set(self, new: RowMoments) -> Self:
+        values = (new.total, *new.means, *new.scatters)
         for name, value in zip(self._names, values, strict=True):
             getattr(self, name).copy_(value)
         return self

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from relreps._modules import evaluating
+from relreps._tables import markdown_grid
 
 
 class StitchedModel(nn.Module):
@@ -54,20 +56,9 @@ class StitchingMatrix(NamedTuple):
 
     def to_markdown(self, digits: int = 3) -> str:
         """A Markdown table; cells that do not exist read ``n/a``."""
-        rows = [["encoder \\ decoder", *self.decoders]]
-        for name, scores in zip(self.encoders, self.scores.tolist(), strict=True):
-            rows.append([name, *("n/a" if s != s else f"{s:.{digits}f}" for s in scores)])
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        rule = [f"{'-' * widths[0]}", *(f"{'-' * (w - 1)}:" for w in widths[1:])]
-        aligned = [
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-            for row in rows
-        ]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (aligned[0], rule, *aligned[1:]))
+        return markdown_grid(
+            "encoder \\ decoder", self.encoders, self.decoders, self.scores, digits
+        )
 
 
 @torch.no_grad()
@@ -112,7 +103,7 @@ def stitching_matrix(
                 f"Encoders: {list(encoders)}; decoders: {list(decoders)}."
             )
     scores = torch.full((len(encoders), len(decoders)), torch.nan, dtype=torch.float64)
-    with _evaluating(*encoders.values(), *decoders.values(), *translators.values()):
+    with evaluating(*encoders.values(), *decoders.values(), *translators.values()):
         latents = {name: encoder(inputs) for name, encoder in encoders.items()}
         for i, (source, z) in enumerate(latents.items()):
             for j, (target, decoder) in enumerate(decoders.items()):
@@ -129,16 +120,3 @@ def _fits(z: Tensor, decoder: nn.Module, own: Tensor | None) -> bool:
     if isinstance(declared, int):
         return z.shape[-1] == declared
     return own is None or z.shape[1:] == own.shape[1:]
-
-
-@contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each submodule's own mode after."""
-    modes = {child: child.training for module in modules for child in module.modules()}
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for child, training in modes.items():
-            child.training = training

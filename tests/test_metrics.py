@@ -7,13 +7,21 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from relreps.metrics import jaccard_at_k, mean_reciprocal_rank, recall_at_k, retrieval_scores
+from relreps import NumericalWarning
+from relreps.metrics import (
+    jaccard_at_k,
+    mean_reciprocal_rank,
+    recall_at_k,
+    retrieval_ranks,
+    retrieval_scores,
+)
 
 N, D, K = 50, 6, 7
 close = torch.testing.assert_close
 
 MEASURES = {
     "mrr": mean_reciprocal_rank,
+    "mrr-truncated": lambda x, y, **options: mean_reciprocal_rank(x, y, k=K, **options),
     "recall": lambda x, y, **options: recall_at_k(x, y, K, **options),
     "jaccard": lambda x, y, **options: jaccard_at_k(x, y, K, **options),
 }
@@ -42,15 +50,16 @@ def brute_force(x, y, k):
         similar = [round(float(query @ key), 12) for key in y]
         return set(sorted(range(len(y)), key=lambda j: (-similar[j], j))[:k])
 
-    reciprocal, recalled, overlap = [], [], []
+    reciprocal, truncated, recalled, overlap = [], [], [], []
     for query, answer in zip(x, y, strict=True):
         similar = [round(float(query @ key), 12) for key in y]
         right = round(float(query @ answer), 12)
         best, worst = 1 + sum(s > right for s in similar), sum(s >= right for s in similar)
         reciprocal.append(2 / (best + worst))
         recalled.append((best + worst) / 2 <= k)
+        truncated.append(reciprocal[-1] * recalled[-1])
         overlap.append(len(top(query) & top(answer)) / len(top(query) | top(answer)))
-    return [float(np.mean(values)) for values in (reciprocal, recalled, overlap)]
+    return [float(np.mean(values)) for values in (reciprocal, truncated, recalled, overlap)]
 
 
 @pytest.mark.parametrize("make", [pair, integer_pair])
@@ -79,6 +88,62 @@ def test_duplicate_keys_tie_exactly_however_the_product_rounds(n):
     close(mean_reciprocal_rank(twice, twice), torch.tensor(1 / 1.5))
     assert recall_at_k(twice, twice, 1) == 0
     assert recall_at_k(twice, twice, 2) == 1
+
+
+@pytest.mark.parametrize("n", [11, 60])
+@pytest.mark.parametrize("k", [1, 3, 10, 11])
+def test_copies_that_tie_with_the_last_neighbour_fall_by_index(n, k):
+    """All keys come several times, so that every list ends within copies."""
+    x = torch.randn(n, 37)
+    many = x.repeat(4, 1)[torch.randperm(4 * n)]
+    assert jaccard_at_k(many, many, k) == 1
+    queries = many + 0.3 * torch.randn_like(many)
+    keys = torch.nn.functional.normalize(many.double(), dim=1)
+    lists = [
+        (side.double() @ keys.mT).round(decimals=9).sort(descending=True, stable=True).indices
+        for side in (queries, many)
+    ]
+    common = [len({*a[:k].tolist()} & {*b[:k].tolist()}) for a, b in zip(*lists, strict=True)]
+    expected = np.mean([c / (2 * k - c) for c in common])
+    assert float(jaccard_at_k(queries, many, k)) == pytest.approx(expected)
+
+
+def test_truncated_mrr_lies_below_by_less_than_the_next_reciprocal():
+    x, y = pair()
+    whole = mean_reciprocal_rank(x, y)
+    for k in (1, 3, N - 1):
+        assert whole - 1 / (k + 1) <= mean_reciprocal_rank(x, y, k=k) <= whole
+    assert mean_reciprocal_rank(x, y, k=N) == whole
+    assert mean_reciprocal_rank(x, y, k=1) == recall_at_k(x, y, 1)
+
+
+def test_mrr_and_recall_are_means_of_the_ranks():
+    x, y = integer_pair()
+    ranks = retrieval_ranks(x, y)
+    assert ranks.shape == (N,)
+    close(mean_reciprocal_rank(x, y), (1 / ranks).mean())
+    close(recall_at_k(x, y, K), (ranks <= K).double().mean())
+
+
+@each_measure
+@pytest.mark.parametrize(
+    "constant",
+    [torch.ones(N, D), torch.zeros(N, D), torch.rand(N, 1) * torch.randn(D)],
+    ids=["equal", "zero", "one-ray"],
+)
+def test_nothing_is_found_among_constant_keys(measure, constant):
+    x = torch.randn(N, D)
+    with pytest.warns(NumericalWarning, match="`y` is constant: its 50 rows"):
+        assert measure(x, constant).isnan()
+    assert measure(constant, x).isfinite()
+
+
+def test_scores_know_which_side_is_constant():
+    with pytest.warns(NumericalWarning, match="`x` is constant") as caught:
+        scores = retrieval_scores(torch.ones(N, D), torch.randn(N, D), K)
+    assert {warning.filename for warning in caught} == {__file__}
+    finite = {name: bool(value.isfinite()) for name, value in scores._asdict().items()}
+    assert finite == {name: not name.endswith("yx") for name in finite}
 
 
 @each_measure
@@ -141,6 +206,8 @@ def test_retrieval_scores_are_both_directions_and_the_mean_cosine():
     scores = retrieval_scores(x, y, K)
     close(scores.mrr_xy, mean_reciprocal_rank(x, y))
     close(scores.mrr_yx, mean_reciprocal_rank(y, x))
+    close(scores.recall_xy, recall_at_k(x, y, K))
+    close(scores.recall_yx, recall_at_k(y, x, K))
     close(scores.jaccard_xy, jaccard_at_k(x, y, K))
     close(scores.jaccard_yx, jaccard_at_k(y, x, K))
     close(scores.cosine, torch.nn.functional.cosine_similarity(x, y).mean())
@@ -190,7 +257,10 @@ def test_bad_rows(measure, change, error, message):
         measure(*change(*pair()))
 
 
-@pytest.mark.parametrize("measure", [recall_at_k, jaccard_at_k, retrieval_scores])
+@pytest.mark.parametrize(
+    "measure",
+    [recall_at_k, jaccard_at_k, retrieval_scores, lambda x, y, k: mean_reciprocal_rank(x, y, k=k)],
+)
 @pytest.mark.parametrize(
     ("k", "error", "message"),
     [

@@ -37,6 +37,71 @@ def test_merge_is_update():
         torch.testing.assert_close(merged.state_dict()[name], value)
 
 
+def same(a, b, tolerance=1e-10):
+    close = torch.testing.assert_close
+    close(a.state_dict(), b.state_dict(), atol=tolerance, rtol=tolerance)
+
+
+def test_subtract_undoes_merge():
+    x, y = torch.randn(50, 4).double() + 10, torch.randn(50, 2).double()
+    first, rest = stream(x[:20], y[:20], [20]), stream(x[20:], y[20:], [30])
+    same(stream(x, y, [50]).subtract(first), rest)
+    same(
+        FeatureMoments(4).update(x).subtract(FeatureMoments(4).update(x[7:])),
+        FeatureMoments(4).update(x[:7]),
+    )
+
+
+def test_subtract_leaves_one_out():
+    x, weights = torch.randn(10, 3).double(), torch.rand(10).double()
+    for i in range(10):
+        whole, one = Moments(3).update(x, weights=weights), Moments(3)
+        others = torch.arange(10) != i
+        same(
+            whole.subtract(one.update(x[i : i + 1], weights=weights[i : i + 1])),
+            Moments(3).update(x[others], weights=weights[others]),
+        )
+
+
+def test_subtract_everything_leaves_nothing():
+    x, weights = torch.randn(10, 3), torch.rand(10)
+    moments = Moments(3)
+    for row, w in zip(x.split(1), weights.split(1), strict=True):
+        moments.update(row, weights=w)
+    same(moments.subtract(Moments(3).update(x, weights=weights.double())), Moments(3), 0)
+
+
+def test_subtract_refuses_more_than_there_is():
+    moments = Moments(3).update(torch.randn(5, 3))
+    with pytest.raises(ValueError, match=r"`other` must have seen a part .* weight of 6 .* from 5"):
+        moments.subtract(Moments(3).update(torch.randn(6, 3)))
+
+
+def test_decay_weighs_old_rows_less():
+    parts = torch.randn(4, 10, 3).double() + torch.arange(4)[:, None, None]
+    moments = Moments(3)
+    for part in parts:
+        moments.decay(0.5).update(part)
+    weights = (0.5 ** torch.arange(3, -1, -1).double()).repeat_interleave(10)
+    same(moments, Moments(3).update(parts.reshape(40, 3), weights=weights))
+    same(moments.decay(0.0), Moments(3), 0)
+
+
+@pytest.mark.parametrize("factor", [-0.1, 1.1, float("nan")])
+def test_bad_decay(factor):
+    with pytest.raises(ValueError, match=r"`factor` must be in \[0, 1\]"):
+        Moments(3).decay(factor)
+
+
+def test_exact_products_of_float32_are_those_of_float64():
+    x, y = torch.randn(5000, 4) + 30, torch.randn(5000, 3)
+    several = {"pairs": ((0, 0), (0, 1)), "product": (elementwise, outer)}
+    exact = row_moments(x, y, **several, exact=True)
+    torch.testing.assert_close(
+        exact, row_moments(x.double(), y.double(), **several), rtol=1e-12, atol=1e-12
+    )
+
+
 @pytest.mark.parametrize("product", [elementwise, outer])
 def test_weights_repeat_rows(product):
     x = torch.randn(30, 3).double()
@@ -44,6 +109,15 @@ def test_weights_repeat_rows(product):
     weighted = row_moments(x, product=product, weights=times.double())
     repeated = row_moments(x.repeat_interleave(times, 0), product=product)
     torch.testing.assert_close(weighted, repeated)
+
+
+def test_rows_and_weights_of_different_types():
+    x, y, weights = torch.randn(30, 3), torch.randn(30, 2).double(), torch.rand(30).double()
+    wanted = Moments(3, 2).update(x.double(), y, weights)
+    same(Moments(3, 2).update(x, y, weights), wanted)
+    same(
+        Moments(3).update(x, weights=weights), Moments(3).update(x.double(), weights=weights), 1e-5
+    )
 
 
 def test_a_row_of_no_weight_costs_no_precision():

@@ -1,12 +1,17 @@
 """Pictures: what is drawn, where, and that nothing else happens."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from relreps import StitchingMatrix, plots
+from relreps import LayerComparison, StitchingMatrix, plots
+from relreps.metrics import recall_at_k, retrieval_ranks
 
 close = torch.testing.assert_close
+LAYERS = LayerComparison(torch.rand(2, 3), ["one", "two"], ["a", "b", "c"])
 MATRIX = StitchingMatrix(torch.tensor([[0.9, 0.123], [torch.nan, 0.5]]), ["one", "two"], ["a", "b"])
 
 
@@ -35,9 +40,16 @@ def spaces(widths=(4, 4), n=30):
     return {f"space {i}": torch.randn(n, width) for i, width in enumerate(widths)}
 
 
+def ranks(n=30):
+    return {"good": torch.arange(1.0, n + 1) / 3 + 0.7, "bad": torch.arange(1.0, n + 1)}
+
+
 DRAW = {
     "matrix": lambda **where: plots.plot_stitching_matrix(MATRIX, **where),
     "images": lambda **where: plots.plot_image_rows(images(), **where),
+    "layers": lambda **where: plots.plot_layers(LAYERS, **where),
+    "retrieval": lambda **where: plots.plot_retrieval_curve(ranks(), **where),
+    "proxy": lambda **where: plots.plot_proxy(torch.rand(9), torch.rand(9), **where),
     "anchors": lambda **where: plots.plot_anchors(
         torch.randn(30, 4), torch.randn(5, 4), torch.arange(30) % 3, **where
     ),
@@ -77,6 +89,67 @@ def test_matrix_without_contrast(score):
     ax = plots.plot_stitching_matrix(StitchingMatrix(torch.tensor([[score]]), ["one"], ["a"]))
     ax.figure.canvas.draw()
     assert texts(ax) == ["n/a" if score != score else "0.50"]
+
+
+def test_layers_start_at_the_lower_left():
+    ax = plots.plot_layers(LAYERS)
+    assert ax.get_ylim() == (-0.5, 1.5)
+    assert len(texts(ax)) == 6
+    assert names(ax.yaxis) == ["one", "two"]
+    assert names(ax.xaxis) == ["a", "b", "c"]
+    assert texts(plots.plot_layers(LAYERS, digits=None)) == []
+    assert plots.plot_layers(LAYERS, limits=(0, 2)).images[0].get_clim() == (0, 2)
+
+
+def test_retrieval_curves_are_recall_at_every_k():
+    x, y = torch.randn(2, 40, 6)
+    found = retrieval_ranks(x + y, y)
+    good, chance = plots.plot_retrieval_curve({"one": found}).lines
+    for k, share in zip(*good.get_data(), strict=True):
+        assert share == pytest.approx(float(recall_at_k(x + y, y, int(k))))
+    assert good.get_xdata().tolist() == list(range(1, 41))
+    assert chance.get_ydata().tolist() == pytest.approx([k / 40 for k in range(1, 41)])
+    good, _ = plots.plot_retrieval_curve({"one": found}, max_k=5).lines
+    assert good.get_xdata().tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda r: {}, {}, "`ranks` must name at least one set"),
+        (lambda r: {**r, "more": torch.ones(3)}, {}, "all over as many keys, .*'more': 3"),
+        (lambda r: {"x": r["bad"] / 0}, {}, "`ranks` must be finite"),
+        (lambda r: r, {"max_k": 31}, "`max_k` must be at most the number of keys, 30, got 31"),
+        (lambda r: r, {"max_k": 0}, "`max_k` must be at least 1"),
+    ],
+)
+def test_bad_ranks(change, options, message):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_retrieval_curve(change(ranks()), **options)
+
+
+def test_proxy_writes_the_correlation():
+    x = torch.rand(9)
+    y = x + torch.rand(9)
+    ax = plots.plot_proxy(x, y, torch.arange(9) % 2)
+    close(points(ax), torch.stack((x, y), 1).double())
+    assert texts(ax) == [f"r = {np.corrcoef(x, y)[0, 1]:.3f}, n = 9"]
+    assert texts(plots.plot_proxy(torch.ones(9), y)) == ["r = n/a, n = 9"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.rand(9), torch.rand(8)), "`similarity` and `accuracy` must be paired"),
+        ((torch.rand(9, 1), torch.rand(9)), r"`similarity` must have one number .* got \(9, 1\)"),
+        ((torch.rand(9), torch.rand(1)), r"`accuracy` must have one number .* at least two"),
+        ((torch.rand(9), torch.rand(9) / 0), "`accuracy` must be finite"),
+        ((torch.rand(9), torch.rand(9), torch.arange(3)), "`labels` must have one entry"),
+    ],
+)
+def test_bad_proxies(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plots.plot_proxy(*arguments)
 
 
 def test_text_stands_out_from_its_cell():
@@ -154,6 +227,13 @@ def test_first_basis_shows_whether_coordinates_are_shared():
     assert (by_basis["first"][1].abs() - by_basis["first"][0].abs()).abs().max() > 0.1
 
 
+def test_joint_basis_is_that_of_all_rows_together():
+    x, y = torch.randn(30, 4), torch.randn(20, 4) * torch.tensor([1.0, 1.0, 9.0, 5.0])
+    drawn = [points(ax) for ax in plots.plot_spaces({"x": x, "y": y}, basis="joint")]
+    (alone,) = plots.plot_spaces({"both": torch.cat((x, y))})
+    close(torch.cat(drawn), points(alone))
+
+
 @pytest.mark.parametrize("n", [2, 30])
 def test_a_space_of_one_feature_is_a_line(n):
     (ax,) = plots.plot_spaces({"line": torch.randn(n, 1)})
@@ -166,13 +246,14 @@ def test_a_space_of_one_feature_is_a_line(n):
     [
         ((spaces(), torch.zeros(29).long()), {}, "`labels` must have one entry .* 30 rows"),
         ((spaces((4, 5)),), {"basis": "first"}, "needs spaces of one width, got 4 and 5.*space 1"),
-        ((spaces(),), {"basis": "second"}, "`basis` must be one of 'each', 'first'"),
+        ((spaces((4, 5)),), {"basis": "joint"}, "needs spaces of one width, got 4 and 5"),
+        ((spaces(),), {"basis": "second"}, "`basis` must be one of 'each', 'first', 'joint'"),
         ((spaces(), None, [None]), {}, "`axes` must be one for each of the 2 spaces, got 1"),
         ((spaces(n=1),), {}, r"`spaces` must have at least 2 row"),
         (({"x": torch.full((3, 3), torch.nan)},), {}, "`spaces` must be finite"),
         (({},), {}, "`spaces` must name at least one space"),
     ],
-    ids=["labels", "widths", "basis", "axes", "one-row", "nan", "none"],
+    ids=["labels", "widths", "joint", "basis", "axes", "one-row", "nan", "none"],
 )
 def test_bad_spaces(arguments, options, message):
     with pytest.raises(ValueError, match=message):
@@ -203,3 +284,13 @@ def test_anchors_lie_in_the_plane_of_the_samples():
 def test_bad_anchors(x, anchors, labels, message):
     with pytest.raises(ValueError, match=message):
         plots.plot_anchors(x, anchors, labels)
+
+
+GALLERY = Path(__file__).parents[1] / "docs" / "gallery.md"
+
+
+@pytest.mark.skipif(not GALLERY.exists(), reason="the documentation is not in this copy")
+@pytest.mark.parametrize("name", plots.__all__)
+def test_every_plot_is_in_the_gallery(name):
+    assert f"`{name}`" in GALLERY.read_text()
+    assert f"plots.{name}(" in GALLERY.with_suffix(".py").read_text()

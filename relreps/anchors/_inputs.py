@@ -81,9 +81,15 @@ def check_spaces(x: Tensor, y: Tensor, num_anchors: int, max_samples: int) -> No
         )
 
 
-def check_seeds(seeds_x: Tensor, seeds_y: Tensor, n: int, m: int, num_anchors: int) -> None:
-    """Refuse seeds that are not distinct, paired rows, or more than the anchors wanted."""
-    for name, seeds, rows in (("seeds_x", seeds_x, n), ("seeds_y", seeds_y, m)):
+def check_seeds(
+    seeds_x: Tensor,
+    seeds_y: Tensor,
+    n: int,
+    m: int,
+    names: tuple[str, str] = ("seeds_x", "seeds_y"),
+) -> None:
+    """Refuse seeds that are not distinct, paired rows of two spaces of n and m."""
+    for name, seeds, rows in zip(names, (seeds_x, seeds_y), (n, m), strict=True):
         if not isinstance(seeds, Tensor) or seeds.dtype not in (torch.int64, torch.int32):
             came = seeds.dtype if isinstance(seeds, Tensor) else type(seeds).__name__
             raise TypeError(f"`{name}` must be a tensor of row indices (int64), got {came}.")
@@ -101,9 +107,4 @@ def check_seeds(seeds_x: Tensor, seeds_y: Tensor, n: int, m: int, num_anchors: i
                 f"`{name}` must name each row once, got {len(seeds.unique())} different rows in "
                 f"{len(seeds)} seeds. Drop the repeated pairs."
             )
-    _checks.check_paired(seeds_x, seeds_y, ("seeds_x", "seeds_y"))
-    if num_anchors < len(seeds_x):
-        raise ValueError(
-            f"`num_anchors` must be at least the number of seeds, which count, got {num_anchors} "
-            f"anchors and {len(seeds_x)} seeds."
-        )
+    _checks.check_paired(seeds_x, seeds_y, names)

@@ -120,7 +120,12 @@ def discover_parallel_anchors(
         Cannistraci et al., arXiv:2303.00721.
     """
     _inputs.check_spaces(x, y, num_anchors, max_samples)
-    _inputs.check_seeds(seeds_x, seeds_y, x.shape[0], y.shape[0], num_anchors)
+    _inputs.check_seeds(seeds_x, seeds_y, x.shape[0], y.shape[0])
+    if num_anchors < len(seeds_x):
+        raise ValueError(
+            f"`num_anchors` must be at least the number of seeds, which count, got {num_anchors} "
+            f"anchors and {len(seeds_x)} seeds."
+        )
     _checks.check_positive("epsilon", epsilon)
     with full_precision(x), full_precision(y):
         seeds = seeds_x.to(x.device).long(), seeds_y.to(x.device).long()

@@ -1,0 +1,161 @@
+"""Canonical correlations: which directions of two spaces agree, whatever their scales?
+
+They come from orthonormal bases of both sides (thin singular value decompositions, in float64), so
+no covariance is inverted. They are not differentiable; as a loss use `shape_distance` with
+``alpha=0``, whose cosine is the mean canonical correlation of spaces of equal rank.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import full_precision
+from relreps._warnings import NumericalWarning
+from relreps.metrics._pairs import Pair, centred64, paired_rows
+
+
+def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
+    r"""Mean canonical correlation.
+
+    .. math:: \frac1c \sum_{i=1}^{c} \rho_i, \qquad \rho = \sigma(U_x^\top U_y), \qquad
+              c = \min(\operatorname{rank} X_c, \operatorname{rank} Y_c)
+
+    with U an orthonormal basis of the columns of each centred side. :math:`O(N (D + E)^2)`.
+
+    Args:
+        x: First encoding.
+        y: Second encoding of the same items, in the same order.
+        rcond: Directions whose singular value is at most this share of the largest count as
+            none; by default ``max(N, D)`` roundings of the type of the rows.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]. NaN with a
+          `NumericalWarning` if all rows of a side are the same.
+
+    Warns:
+        NumericalWarning: There are so few rows that some correlations are 1 whatever the data.
+
+    Example:
+        >>> x = torch.randn(50, 3)
+        >>> bool(mean_cca(x, x @ torch.randn(3, 3)) > 0.999)
+        True
+
+    References:
+        Raghu et al., arXiv:1706.05806; Kornblith et al., arXiv:1905.00414.
+    """
+    with torch.no_grad():
+        pair, first, second = _sides(x, y, rcond, 1.0)
+        rho = torch.linalg.svdvals(first.basis.mT @ second.basis).clamp(0, 1)
+        count = torch.minimum(first.rank, second.rank)
+        return pair.result(rho.sum() / count)
+
+
+def svcca(x: Tensor, y: Tensor, variance: float = 0.99, rcond: float | None = None) -> Tensor:
+    r"""Mean canonical correlation of the principal components that carry most of the variance.
+
+    On each side the fewest components are kept whose squared singular values sum up to
+    ``variance`` of their total; then as `mean_cca`. It depends on the scale of each direction, so
+    its invariance is to rotations, no longer to every invertible map. :math:`O(N (D + E)^2)`.
+
+    Args:
+        x: First encoding.
+        y: Second encoding of the same items, in the same order.
+        variance: Share of the variance to keep on each side, in [0, 1]; at least one component.
+        rcond: As in `mean_cca`.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]. NaN with a
+          `NumericalWarning` if all rows of a side are the same.
+
+    Warns:
+        NumericalWarning: There are so few rows that some correlations are 1 whatever the data.
+
+    References:
+        Raghu et al., arXiv:1706.05806.
+    """
+    _checks.check_number("variance", variance, 0, 1)
+    with torch.no_grad():
+        pair, first, second = _sides(x, y, rcond, variance)
+        rho = torch.linalg.svdvals(first.basis.mT @ second.basis).clamp(0, 1)
+        count = torch.minimum(first.rank, second.rank)
+        return pair.result(rho.sum() / count)
+
+
+def pwcca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
+    r"""Canonical correlations weighted by how much each matters to the first space.
+
+    .. math:: \frac{\sum_i w_i \rho_i}{\sum_i w_i}, \qquad
+              w_i = \sum_j \bigl| \langle h_i, x_j \rangle \bigr|
+
+    over the :math:`c` correlations of `mean_cca`, with :math:`h_i` the canonical variates of ``x``,
+    of unit length, and :math:`x_j` its centred features. Not symmetric, and defined for any two
+    widths. The weights look at single features, so ``x`` may be permuted but not rotated; ``y``
+    may be mapped by anything invertible. :math:`O(N (D + E)^2)`.
+
+    Args:
+        x: First encoding, which gives the weights.
+        y: Second encoding of the same items, in the same order.
+        rcond: As in `mean_cca`.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]. NaN with a
+          `NumericalWarning` if all rows of a side are the same.
+
+    Warns:
+        NumericalWarning: There are so few rows that some correlations are 1 whatever the data.
+
+    References:
+        Morcos, Raghu and Bengio, arXiv:1806.05759.
+    """
+    with torch.no_grad():
+        pair, first, second = _sides(x, y, rcond, 1.0)
+        left, rho, _ = torch.linalg.svd(first.basis.mT @ second.basis, full_matrices=False)
+        weights = ((first.basis @ left).mT @ first.rows).abs().sum(-1)
+        # Correlations beyond the smaller rank are no correlations: they belong to no direction.
+        count = torch.minimum(first.rank, second.rank)
+        weights = weights * (torch.arange(len(rho), device=rho.device) < count)
+        value = (weights * rho.clamp(0, 1)).sum() / weights.sum()
+        return pair.result(value)
+
+
+class _Side(NamedTuple):
+    """Centred rows, an orthonormal basis of their columns with zeros in the rest, and its size."""
+
+    rows: Tensor
+    basis: Tensor
+    rank: Tensor
+
+
+def _sides(x: Tensor, y: Tensor, rcond: float | None, variance: float) -> tuple[Pair, _Side, _Side]:
+    if rcond is not None:
+        _checks.check_number("rcond", rcond, 0, 1)
+    pair = paired_rows(x, y)
+    n = pair.x.shape[0]
+    sides = []
+    for side in (pair.x, pair.y):
+        rows = centred64(side)
+        with full_precision(rows):
+            u, s, _ = torch.linalg.svd(rows, full_matrices=False)
+        noise = max(rows.shape) * torch.finfo(side.dtype).eps if rcond is None else rcond
+        energy = s.square()
+        before = energy.cumsum(0) - energy
+        kept = (s > noise * s[0]) & (before < variance * energy.sum())
+        kept[0] = s[0] > 0
+        sides.append(_Side(rows, u * kept, kept.sum()))
+    first, second = sides
+    if _checks.eager() and not pair.x.is_meta:
+        surplus = int(first.rank + second.rank) - (n - 1)
+        if surplus > 0:
+            warnings.warn(
+                f"There are {n} rows for {int(first.rank)} and {int(second.rank)} directions: "
+                f"{min(surplus, int(first.rank), int(second.rank))} canonical correlations are 1 "
+                "whatever the data. Give more rows, or keep fewer directions.",
+                NumericalWarning,
+                stacklevel=3,
+            )
+    return pair, first, second

@@ -1,0 +1,146 @@
+"""Measures from the distances inside each space, which need no common coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import as_float64, full_precision, unit_rows
+from relreps.metrics._pairs import centred, paired_rows
+from relreps.metrics.cka import centred_hsic
+from relreps.moments import RowMoments, elementwise, merged, row_moments
+
+#: Distances computed at once.
+_BLOCK = 1 << 20
+
+_PAIRS = ((0, 1), (0, 0), (1, 1))
+
+
+def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman") -> Tensor:
+    r"""Representational similarity: do two spaces order the pairs of items alike?
+
+    .. math:: \operatorname{corr}\bigl( (d(x_i, x_j))_{i<j},\ (d(y_i, y_j))_{i<j} \bigr)
+
+    By ``compare="spearman"`` the distances are replaced by their ranks, mean ranks where they tie;
+    :math:`O(N^2)` memory, and no gradient. ``"pearson"`` and ``"cosine"`` (not centred) are
+    differentiable, and take memory for some rows of distances at a time. :math:`O(N^2 (D + E))`
+    time; distances are exact differences, so that copies of a row tie.
+
+    Args:
+        x: First encoding.
+        y: Second encoding of the same items, in the same order.
+        rdm: Distance within each space: ``"euclidean"``, ``"cosine"``, or ``"correlation"`` (one
+            minus the correlation of two rows over their features, which a rotation changes).
+        compare: ``"spearman"``, ``"pearson"`` or ``"cosine"``.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`, at least 3 rows. Output: scalar in [-1, 1]. NaN with
+          a `NumericalWarning` if all rows of a side are the same.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> rsa(x, -2 * x)
+        tensor(1.)
+
+    References:
+        Kriegeskorte, Mur and Bandettini 2008, Front. Syst. Neurosci. 2:4.
+    """
+    _checks.check_choice("rdm", rdm, ("euclidean", "cosine", "correlation"))
+    _checks.check_choice("compare", compare, ("spearman", "pearson", "cosine"))
+    pair = paired_rows(x, y, 3, "a correlation of distances")
+    with full_precision(pair.x):
+        blocks = _upper_triangles(pair.x, pair.y, rdm)
+        if compare == "spearman":
+            with torch.no_grad():
+                sides = zip(*blocks, strict=True)
+                parts = iter([tuple(_mean_ranks(torch.cat(side)) for side in sides)])
+        else:
+            parts = blocks
+        moments = reduce(partial(merged, pairs=_PAIRS), (_moments(*part) for part in parts))
+        products = [s.sum() for s in moments.scatters]
+        if compare == "cosine":
+            a, b = (mean.sum() for mean in moments.means)
+            means = (a * b, a * a, b * b)
+            products = [p + moments.total * m for p, m in zip(products, means, strict=True)]
+        return pair.ratio(*products)
+
+
+def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
+    r"""Bias-corrected distance correlation: zero on average if two spaces are independent.
+
+    .. math:: \frac{\langle \tilde A, \tilde B \rangle}
+              {\sqrt{\langle \tilde A, \tilde A \rangle \langle \tilde B, \tilde B \rangle}}
+
+    with :math:`A_{ij} = \lVert x_i - x_j \rVert`, :math:`B_{ij} = \lVert y_i - y_j \rVert`, and the
+    tilde for U-centring. It is the debiased CKA with distances for similarities, on the scale of a
+    squared correlation. Differentiable. :math:`O(N^2 (D + E))` time; memory for some rows of
+    distances at a time, unless a gradient is needed.
+
+    Args:
+        x: First encoding.
+        y: Second encoding of the same items, in the same order.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`, at least 4 rows. Output: scalar in [-1, 1]. NaN with
+          a `NumericalWarning` if all rows of a side are the same.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+        >>> distance_correlation(x, -2 * x)
+        tensor(1.)
+
+    References:
+        Szekely and Rizzo, arXiv:1310.2926.
+    """
+    pair = paired_rows(x, y, 4, "the debiased estimator")
+    sums: list[list[Tensor]] = []
+    lengths: tuple[list[Tensor], list[Tensor]] = ([], [])
+    with full_precision(pair.x):
+        from_x, from_y = _distances(pair.x, "euclidean"), _distances(pair.y, "euclidean")
+        for rows in _row_blocks(pair.x.shape[0]):
+            a, b = as_float64(from_x(rows, 0)), as_float64(from_y(rows, 0))
+            sums.append([(a * b).sum(), (a * a).sum(), (b * b).sum()])
+            lengths[0].append(a.sum(-1))
+            lengths[1].append(b.sum(-1))
+        totals = [torch.stack(kind).sum() for kind in zip(*sums, strict=True)]
+        hsic = centred_hsic(totals, torch.cat(lengths[0]), torch.cat(lengths[1]), debiased=True)
+        return pair.ratio(*hsic)
+
+
+def _row_blocks(n: int) -> Iterator[slice]:
+    step = max(1, _BLOCK // n)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _distances(x: Tensor, rdm: str) -> Callable[[slice, int], Tensor]:
+    """Function of some rows to their distances to all rows from a certain one on."""
+    if rdm == "euclidean":
+        x = centred(x)
+        exact = "donot_use_mm_for_euclid_dist"
+        return lambda rows, start: torch.cdist(x[rows], x[start:], compute_mode=exact)
+    unit = unit_rows(x - x.mean(-1, keepdim=True) if rdm == "correlation" else x)
+    return lambda rows, start: 1 - unit[rows] @ unit[start:].mT
+
+
+def _upper_triangles(x: Tensor, y: Tensor, rdm: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Distances of every pair of rows, once, in both spaces, in blocks."""
+    from_x, from_y = _distances(x, rdm), _distances(y, rdm)
+    for rows in _row_blocks(x.shape[0]):
+        a, b = from_x(rows, rows.start), from_y(rows, rows.start)
+        i, j = torch.triu_indices(a.shape[0], a.shape[1], 1, device=a.device)
+        yield a[i, j], b[i, j]
+
+
+def _moments(a: Tensor, b: Tensor) -> RowMoments:
+    return row_moments(a[:, None], b[:, None], pairs=_PAIRS, product=elementwise)
+
+
+def _mean_ranks(values: Tensor) -> Tensor:
+    """Ranks from 1, in float64; equal values share the mean of theirs."""
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    last = as_float64(counts.cumsum(0))
+    return (last - (as_float64(counts) - 1) / 2)[place]

@@ -1,0 +1,212 @@
+"""Neighbourhoods: is who is near whom the same in two spaces?
+
+Each space is searched in itself: :math:`N_X(i)` are the k rows of ``x`` with the largest cosine to
+row i, row i itself left out by its index. The widths may differ, and a space may be rotated or its
+rows rescaled without effect. Copies of a row tie exactly, and ties go to the lowest index. Rows are
+handled in chunks: O(N^2 (D + E)) time, O(chunk N) memory. Results are scalar tensors; they are not
+differentiable. Where all rows of a space point the same way nobody is near anybody: the result is
+NaN, with a `NumericalWarning`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._warnings import NumericalWarning
+from relreps.metrics._search import CHUNK, Search, chunks, is_constant, overlap, top_k, unit_pair
+
+
+def mutual_knn(
+    x: Tensor, y: Tensor, k: int = 10, calibrated: bool = False, *, chunk_size: int = CHUNK
+) -> Tensor:
+    r"""Share of the ``k`` nearest neighbours that two spaces have in common.
+
+    .. math:: m = \frac1N \sum_i \frac{|N_X(i) \cap N_Y(i)|}{k}, \qquad
+              c = \frac{k}{N - 1}, \qquad m' = \frac{m - c}{1 - c}
+
+    m is the plain measure, with c what independent spaces share by chance, and :math:`m'` the
+    calibrated one: 0 by chance, 1 for equal neighbourhoods, comparable over N and k. Symmetric.
+    Range [0, 1]; calibrated it may be slightly negative.
+
+    Args:
+        x: Rows of one space.
+        y: Rows of another for the same items, in the same order.
+        k: Number of neighbours, at most N - 1; calibrated at most N - 2.
+        calibrated: Take the share that is due to chance away.
+        chunk_size: Rows compared with all others at once.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+        >>> mutual_knn(x, x.flip(1), k=1), mutual_knn(x, x.roll(1, 0), k=1)
+        (tensor(1.), tensor(0.))
+
+    References:
+        Huh et al., arXiv:2405.07987, who use k = 10.
+    """
+    first, second = _spaces(x, y, k, spare=int(calibrated))
+    if _is_either_constant(first, second):
+        return _nan(first)
+    share = _common(first, second, k, chunk_size).double().mean() / k
+    if calibrated:
+        chance = k / (first.shape[0] - 1)
+        share = (share - chance) / (1 - chance)
+    return share.to(first.dtype)
+
+
+def neighborhood_jaccard(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
+    r"""Mean Jaccard index of the neighbourhoods of each item in two spaces.
+
+    .. math:: \frac1N \sum_i \frac{|N_X(i) \cap N_Y(i)|}{|N_X(i) \cup N_Y(i)|}
+
+    Unlike `jaccard_at_k`, which searches one space twice, each space is searched in itself, so that
+    no common coordinates are needed. With a share m of the neighbours in common a row counts
+    m / (2 - m). Symmetric. By chance: about k / 2N. Range [0, 1].
+
+    Args:
+        x: Rows of one space.
+        y: Rows of another for the same items, in the same order.
+        k: Number of neighbours, at most N - 1.
+        chunk_size: Rows compared with all others at once.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar.
+
+    References:
+        Klabunde et al., arXiv:2305.06329.
+    """
+    first, second = _spaces(x, y, k)
+    if _is_either_constant(first, second):
+        return _nan(first)
+    common = _common(first, second, k, chunk_size).double()
+    return (common / (2 * k - common)).mean().to(first.dtype)
+
+
+def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
+    r"""Debiased CKA of what near neighbours have to do with each other.
+
+    .. math:: \frac{h(K_{\alpha}, L_{\alpha})}
+              {\sqrt{h(K_{\beta}, K_{\beta})\; h(L_{\gamma}, L_{\gamma})}}
+
+    with K and L the cosines of the rows, and masks that keep entry (i, j) of both where j is among
+    the k nearest of i in both spaces (:math:`\alpha`), of K where it is in ``x`` (:math:`\beta`),
+    and of L where it is in ``y`` (:math:`\gamma`). With :math:`r_i, s_i` the sums of row i,
+
+    .. math:: h(K, L) = \sum_{ij} K_{ij} L_{ij} + \frac{\sum_i r_i \sum_i s_i}{(N - 1)(N - 2)}
+              - \frac{2}{N - 2} \sum_i r_i s_i
+
+    is the unbiased independence criterion without its common factor. At k = N - 1 this is the
+    debiased linear CKA of the unit rows; smaller k look at local structure. Symmetric. At most 1.
+    By chance: about k / N for k much smaller than N, which are the neighbours in common, and 0 at
+    N - 1. NaN with a `NumericalWarning` if a self term is not positive.
+
+    The authors' released code pairs :math:`K_{ij}` with :math:`L_{ji}`, which differs because
+    being a neighbour is not mutual, and is not symmetric in its arguments.
+
+    Args:
+        x: Rows of one space, at least four.
+        y: Rows of another for the same items, in the same order.
+        k: Number of neighbours, from 2 to N - 1.
+        chunk_size: Rows compared with all others at once.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar.
+
+    References:
+        Huh et al., arXiv:2405.07987, appendix A.
+    """
+    first, second = _spaces(x, y, k, minimum=4)
+    _checks.check_size("k", k, minimum=2)
+    if _is_either_constant(first, second):
+        return _nan(first)
+    n, terms = first.shape[0], torch.zeros(3, 4, dtype=torch.float64, device=first.device)
+    for found in _neighbors(first, second, k, chunk_size):
+        ours, theirs = found.x_values.double(), found.y_values.double()
+        parts = (_joint(found), (ours, ours), (theirs, theirs))
+        terms += torch.stack([_terms(a, b) for a, b in parts])
+    products, sum_a, sum_b, rows = terms.unbind(1)
+    h = products + sum_a * sum_b / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows
+    cross, self_x, self_y = h.unbind()
+    if not bool((self_x > 0) & (self_y > 0)):
+        warnings.warn(
+            f"The self terms of `x` and `y` must be positive, got {float(self_x):.3g} and "
+            f"{float(self_y):.3g}: {n} rows and k={k} say too little. Give more rows.",
+            NumericalWarning,
+            stacklevel=2,
+        )
+        return _nan(first)
+    return (cross / (self_x * self_y).sqrt()).to(first.dtype)
+
+
+class _Neighbors(NamedTuple):
+    """Neighbours of a chunk of rows ``(rows, k)`` in two spaces, and their cosines."""
+
+    x_indices: Tensor
+    x_values: Tensor
+    y_indices: Tensor
+    y_values: Tensor
+
+
+def _neighbors(x: Tensor, y: Tensor, k: int, chunk_size: int) -> Iterator[_Neighbors]:
+    spaces = [(side, Search(side, chunk_size)) for side in (x, y)]
+    for rows in chunks(x.shape[0], chunk_size):
+        found: list[Tensor] = []
+        for side, search in spaces:
+            similar = search(side[rows])
+            similar.diagonal(rows.start).fill_(-math.inf)
+            indices = top_k(similar, k)
+            found += [indices, similar.gather(1, indices)]
+        yield _Neighbors(*found)
+
+
+def _common(x: Tensor, y: Tensor, k: int, chunk_size: int) -> Tensor:
+    """Number of neighbours that each item has in common, ``(N,)``."""
+    found = _neighbors(x, y, k, chunk_size)
+    return torch.cat([overlap(f.x_indices, f.y_indices) for f in found])
+
+
+def _joint(found: _Neighbors) -> tuple[Tensor, Tensor]:
+    """Cosines in both spaces of the neighbours in common, with zeros between them."""
+    # Sorted by index, and x before y, the two entries of a common neighbour lie side by side.
+    indices, order = torch.cat((found.x_indices, found.y_indices), 1).sort(dim=-1, stable=True)
+    values = torch.cat((found.x_values, found.y_values), 1).double().gather(1, order)
+    common = indices[:, 1:] == indices[:, :-1]
+    return values[:, :-1] * common, values[:, 1:] * common
+
+
+def _terms(a: Tensor, b: Tensor) -> Tensor:
+    """What the criterion sums over rows: products, entries of each, products of row sums."""
+    rows_a, rows_b = a.sum(1), b.sum(1)
+    return torch.stack(((a * b).sum(), rows_a.sum(), rows_b.sum(), rows_a @ rows_b))
+
+
+def _spaces(
+    x: Tensor, y: Tensor, k: int, *, minimum: int = 2, spare: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Unit rows of two spaces where each row has ``k`` others, and ``spare`` more."""
+    first, second = unit_pair(x, y, minimum=minimum + spare)
+    _checks.check_k(k, first.shape[0] - 1, "other rows")
+    if k >= first.shape[0] - spare:
+        raise ValueError(
+            f"`k` must be at most {first.shape[0] - 1 - spare} to be calibrated, got {k}: all "
+            "other rows are neighbours, by chance as well. Lower `k` or give more rows."
+        )
+    return first, second
+
+
+def _is_either_constant(x: Tensor, y: Tensor) -> bool:
+    constant = is_constant("x", x, stacklevel=4)
+    return is_constant("y", y, stacklevel=4) or constant
+
+
+def _nan(like: Tensor) -> Tensor:
+    return like.new_full((), math.nan)

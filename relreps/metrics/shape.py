@@ -1,0 +1,132 @@
+"""Distances between shapes: how far are two spaces apart after the best rotation?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import as_float64, full_precision, inverse_or_zero, inverse_sqrt
+from relreps.metrics._pairs import Pair, centred, paired_rows
+from relreps.moments import elementwise, outer, row_moments
+
+
+def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
+    r"""Squared distance between centred spaces of unit size after the best rotation.
+
+    .. math:: d = \min_{Q^\top Q = I} \Bigl\lVert \frac{X_c}{\lVert X_c \rVert} -
+              \frac{Y_c}{\lVert Y_c \rVert} Q \Bigr\rVert_F^2
+              = 2 - 2 \frac{\lVert X_c^\top Y_c \rVert_*}{\lVert X_c \rVert \lVert Y_c \rVert}
+
+    The narrower space is padded by zeros. Differentiable, also where singular values coincide; the
+    gradient at equal shapes is 0. `shape_distance` is the angle between the same two points, and a
+    metric. :math:`O(N D E + D E \min(D, E))` time, with N for D and E where it is less; products
+    in float64.
+
+    Args:
+        x: First encoding.
+        y: Second encoding of the same items, in the same order.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 2]. NaN with a
+          `NumericalWarning` if all rows of a side are the same.
+
+    Example:
+        >>> x = torch.eye(3)
+        >>> bool(procrustes_distance(x, 7 - 2 * x.roll(1, 1)) < 1e-6)
+        True
+
+    References:
+        Ding, Denain and Steinhardt, arXiv:2108.01661.
+    """
+    pair = paired_rows(x, y)
+    return pair.result((2 - 2 * _cosine(pair, 1.0)).clamp(min=0))
+
+
+def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+    r"""Angle between two spaces after the best rotation, with some of their scales evened out.
+
+    .. math:: \theta = \arccos \frac{\lVert Z_x^\top Z_y \rVert_*}
+              {\lVert Z_x \rVert \lVert Z_y \rVert}, \qquad
+              Z = \alpha \frac{X_c}{\lVert X_c \rVert} +
+              (1 - \alpha) \frac{X_c (X_c^\top X_c)^{-1/2}}{\sqrt{\operatorname{rank} X_c}}
+
+    A metric: symmetric, zero for equal shapes, and it satisfies the triangle inequality. With
+    :math:`\alpha = 1` spaces are compared up to rotation, with 0 up to any invertible map (the
+    cosine is then the mean canonical correlation), and between the two in part. Both parts have
+    unit size, so the scale of a space plays no role; where it has :math:`\lVert X_c \rVert^2 =
+    \operatorname{rank} X_c`, this is the partial whitening of the paper. Differentiable, with
+    gradient 0 at equal shapes. Cost as `procrustes_distance`, and :math:`O(D^3)` for each space if
+    :math:`\alpha < 1`.
+
+    Args:
+        x: First encoding.
+        y: Second encoding of the same items, in the same order.
+        alpha: From 0, every direction counts the same, to 1, each by its variance.
+
+    Shape:
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in :math:`[0, \pi / 2]`. NaN with a
+          `NumericalWarning` if all rows of a side are the same.
+
+    Example:
+        >>> x = torch.eye(3)
+        >>> shape_distance(x, x @ torch.diag(torch.tensor([1.0, 2.0, 3.0])), alpha=0)
+        tensor(0.)
+
+    References:
+        Williams et al., arXiv:2110.14739.
+    """
+    _checks.check_number("alpha", alpha, 0, 1)
+    pair = paired_rows(x, y)
+    cosine = _cosine(pair, alpha)
+    # The angle by its tangent: the arc cosine has an infinite slope at 1, which stands for equal.
+    squared_sine = 1 - cosine.square()
+    apart = squared_sine > 64 * torch.finfo(cosine.dtype).eps
+    sine = torch.where(apart, torch.where(apart, squared_sine, 1).sqrt(), 0)
+    angle = torch.where(apart, torch.atan2(sine, cosine), 0)
+    return pair.result(angle)
+
+
+def _cosine(pair: Pair, alpha: float) -> Tensor:
+    """Largest cosine between the two spaces over all rotations, in float64."""
+    with full_precision(pair.x):
+        x, y = _narrowed(pair.x), _narrowed(pair.y)
+        pairs = ((0, 0), (0, 1), (1, 1))
+        own = outer if alpha < 1 else elementwise
+        moments = row_moments(x, y, pairs=pairs, product=(own, outer, own), exact=True)
+        xx, xy, yy = moments.scatters
+        if alpha < 1:
+            to_x, to_y = _evening(xx, alpha), _evening(yy, alpha)
+            xx, xy, yy = to_x @ xx @ to_x, to_x @ xy @ to_y, to_y @ yy @ to_y
+            xx, yy = xx.diagonal(), yy.diagonal()
+        size = xx.sum() * yy.sum()
+        return _nuclear_norm(xy) * inverse_or_zero(torch.where(size > 0, size, 1).sqrt())
+
+
+def _narrowed(x: Tensor) -> Tensor:
+    """No more features than rows: coordinates in a basis of the rows, a constant to autograd.
+
+    The gradient stays exact, because what is left out is orthogonal to every row.
+    """
+    if x.shape[1] <= x.shape[0]:
+        return x
+    x = centred(as_float64(x))
+    basis: Tensor = torch.linalg.qr(x.detach().mT).Q
+    return x @ basis
+
+
+def _evening(scatter: Tensor, alpha: float) -> Tensor:
+    """The map from centred rows to what is compared; see `shape_distance`."""
+    size = scatter.trace()
+    size = torch.where(size > 0, size, 1)
+    root = inverse_sqrt(scatter / size)
+    rank = ((root @ scatter @ root).trace().detach() / size).round().clamp(min=1)
+    eye = torch.eye(len(scatter), dtype=scatter.dtype, device=scatter.device)
+    return alpha * eye + (1 - alpha) / rank.sqrt() * root
+
+
+def _nuclear_norm(m: Tensor) -> Tensor:
+    """Sum of the singular values; its gradient is the polar factor, whatever values coincide."""
+    u, _, vh = torch.linalg.svd(m.detach(), full_matrices=False)
+    norm: Tensor = (m * (u @ vh)).sum()
+    return norm

@@ -1,0 +1,141 @@
+"""Measures that look at pairs of rows, for rows that arrive in batches or in several processes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from relreps import _checks, _distributed
+from relreps.metrics.neighbors import mutual_knn
+from relreps.metrics.retrieval import RetrievalResult, retrieval_scores
+
+
+class _PairedRows:
+    """Paired rows of two spaces, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._x: list[Tensor] = []
+        self._y: list[Tensor] = []
+
+    @property
+    def count(self) -> int:
+        """Number of rows so far."""
+        return sum(map(len, self._x))
+
+    def update(self, x: Tensor, y: Tensor) -> Self:
+        """Add a copy of paired rows ``(N, D)`` and ``(N, E)``; they stay on their device."""
+        for name, rows, seen in (("x", x, self._x), ("y", y, self._y)):
+            _checks.check_rows(name, rows, seen[0].shape[1] if seen else None, minimum=0)
+            _checks.check_finite(name, rows)
+        _checks.check_paired(x, y)
+        if x.shape[0]:
+            self._x.append(x.detach().clone())
+            self._y.append(y.detach().clone())
+        return self
+
+    def reset(self) -> Self:
+        """Forget everything."""
+        self._x, self._y = [], []
+        return self
+
+    def merge(self, other: Self) -> Self:
+        """Add the rows of another one of the same kind, after those that are here."""
+        if repr(other) != repr(self):
+            raise ValueError(f"`other` must be a {self}, got {other}. Merge what is built alike.")
+        for x, y in zip(list(other._x), list(other._y), strict=True):
+            self.update(x, y)
+        return self
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
+        """Put the rows of all processes together, by rank; every process then holds them all.
+
+        The numbers of rows may differ. Call it once, before `compute`.
+
+        Args:
+            group: The processes; all of them by default.
+
+        Raises:
+            RuntimeError: There is no process group.
+            ValueError: The processes hold different measures, or rows of different widths.
+        """
+        _distributed.check_agreement("The measure", repr(self), group)
+        own = [rows[0].device if rows else torch.device("cpu") for rows in (self._x, self._y)]
+        mine = [torch.cat(rows).cpu() if rows else None for rows in (self._x, self._y)]
+        shards: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(shards, mine, group=group)
+        joined = copy.copy(self).reset()
+        for x, y in shards:
+            if x is not None:
+                joined.update(x.to(own[0]), y.to(own[1]))
+        self._x, self._y = joined._x, joined._y
+        return self
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        if not self._x:
+            raise RuntimeError(f"{self} has seen no rows yet. Call `update(x, y)` first.")
+        return torch.cat(self._x), torch.cat(self._y)
+
+
+class RetrievalScores(_PairedRows):
+    """`retrieval_scores` of rows that arrive in batches.
+
+    A rank depends on all keys, so the rows themselves are kept: O(N D) memory, twice while
+    `compute` puts them together. Give rows on the CPU if they do not fit their device.
+
+    Args:
+        k: As in `retrieval_scores`.
+
+    Example:
+        >>> scores = RetrievalScores(k=2)
+        >>> for batch in torch.eye(6).split(2):
+        ...     _ = scores.update(batch, 3 * batch)
+        >>> scores.compute().mrr_xy
+        tensor(1.)
+    """
+
+    def __init__(self, k: int = 10) -> None:
+        super().__init__()
+        _checks.check_size("k", k)
+        self.k = k
+
+    def compute(self) -> RetrievalResult:
+        """The measures of all rows so far. O(N^2 D)."""
+        return retrieval_scores(*self._rows(), self.k)
+
+    def __repr__(self) -> str:
+        return f"RetrievalScores(k={self.k})"
+
+
+class MutualKNN(_PairedRows):
+    """`mutual_knn` of rows that arrive in batches.
+
+    Neighbours are looked for among all rows, so the rows themselves are kept: O(N (D + E)) memory,
+    twice while `compute` puts them together. Give rows on the CPU if they do not fit their device.
+
+    Args:
+        k: As in `mutual_knn`.
+        calibrated: As in `mutual_knn`.
+
+    Example:
+        >>> measure = MutualKNN(k=2)
+        >>> for batch in torch.randn(5, 10, 3):
+        ...     _ = measure.update(batch, 2 * batch)
+        >>> measure.compute()
+        tensor(1.)
+    """
+
+    def __init__(self, k: int = 10, calibrated: bool = False) -> None:
+        super().__init__()
+        _checks.check_size("k", k)
+        self.k, self.calibrated = k, calibrated
+
+    def compute(self) -> Tensor:
+        """The measure of all rows so far. O(N^2 (D + E))."""
+        return mutual_knn(*self._rows(), self.k, self.calibrated)
+
+    def __repr__(self) -> str:
+        return f"MutualKNN(k={self.k}, calibrated={self.calibrated})"

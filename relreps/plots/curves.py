@@ -1,0 +1,118 @@
+"""Measures against what they depend on, or against what they are to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps.plots._axes import new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Points of a curve.
+_POINTS = 200
+
+
+def plot_retrieval_curve(
+    ranks: Mapping[str, Tensor],
+    ax: Axes | None = None,
+    *,
+    max_k: int | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Share of the right answers among the k nearest keys, recall@k, over all k; chance is dashed.
+
+    Args:
+        ranks: For each name, what `relreps.metrics.retrieval_ranks` returned, over as many keys.
+        ax: Where to draw.
+        max_k: Last k, at most the number of keys, which it is by default.
+        title: Title of the axes.
+    """
+    if len({len(r) for r in ranks.values()}) != 1:
+        sizes = {name: len(r) for name, r in ranks.items()}
+        raise ValueError(
+            f"`ranks` must name at least one set of ranks, all over as many keys, got {sizes}. "
+            "Chance depends on the number of keys: draw those of another number elsewhere."
+        )
+    for r in ranks.values():
+        _checks.check_floating("ranks", r)
+        _checks.check_finite("ranks", r)
+    n = len(next(iter(ranks.values())))
+    last = n if max_k is None else max_k
+    _checks.check_size("max_k", last)
+    if last > n:
+        raise ValueError(f"`max_k` must be at most the number of keys, {n}, got {last}.")
+    ax = new_axes(ax, "plot_retrieval_curve")
+    ks = torch.logspace(0, torch.tensor(float(last)).log10(), _POINTS, dtype=torch.float64)
+    ks = ks.round().unique()
+    for name, r in ranks.items():
+        ordered = r.detach().cpu().double().sort().values
+        ax.plot(ks.numpy(), (torch.searchsorted(ordered, ks, right=True) / n).numpy(), label=name)
+    ax.plot(ks.numpy(), (ks / n).numpy(), color="0.5", ls="--", lw=0.8, label="chance")
+    ax.set_xscale("log")
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel("k")
+    ax.set_ylabel("recall@k")
+    ax.legend(frameon=False)
+    return _finish(ax, title)
+
+
+def plot_proxy(
+    similarity: Tensor,
+    accuracy: Tensor,
+    labels: Tensor | None = None,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    point_size: float = 16.0,
+    cmap: str = "tab10",
+) -> Axes:
+    """Similarity of models to a reference against their accuracy, with the correlation.
+
+    The correlation is Pearson's, over all points drawn; it reads n/a where either side is constant.
+
+    Args:
+        similarity: One number a model, ``(n,)``, at least two.
+        accuracy: The accuracy of each, ``(n,)``.
+        labels: One integer a model, for the colour.
+        ax: Where to draw.
+        title: Title of the axes.
+        point_size: Area of the points, in points squared.
+        cmap: Name of a matplotlib colour map.
+    """
+    sides = {"similarity": similarity, "accuracy": accuracy}
+    for name, side in sides.items():
+        _checks.check_floating(name, side)
+        if side.dim() != 1 or len(side) < 2:
+            raise ValueError(
+                f"`{name}` must have one number for each of at least two models, shape (n,), "
+                f"got {tuple(side.shape)}."
+            )
+        _checks.check_finite(name, side)
+    _checks.check_paired(similarity, accuracy, ("similarity", "accuracy"))
+    if labels is not None:
+        _checks.check_labels(labels, len(similarity))
+    ax = new_axes(ax, "plot_proxy")
+    points = torch.stack([side.detach().cpu().double() for side in sides.values()])
+    colours: Any = None if labels is None else labels.cpu().numpy()
+    map_name = None if labels is None else cmap
+    across, up = points.numpy()
+    ax.scatter(across, up, c=colours, s=point_size, cmap=map_name, lw=0)
+    constant = bool((points == points[:, :1]).all(1).any())
+    r = "n/a" if constant else f"{float(torch.corrcoef(points)[0, 1]):.3f}"
+    ax.text(0.03, 0.97, f"r = {r}, n = {len(similarity)}", transform=ax.transAxes, va="top")
+    ax.set_xlabel("similarity to the reference")
+    ax.set_ylabel("accuracy")
+    return _finish(ax, title)
+
+
+def _finish(ax: Axes, title: str | None) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    if title is not None:
+        ax.set_title(title)
+    return ax

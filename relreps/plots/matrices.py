@@ -1,0 +1,105 @@
+"""Scores of everything with everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from relreps.metrics import LayerComparison
+from relreps.plots._axes import new_axes
+from relreps.stitching import StitchingMatrix
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Limits = tuple[float, float]
+
+
+def plot_stitching_matrix(
+    matrix: StitchingMatrix,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    digits: int = 2,
+    limits: Limits | None = None,
+    cmap: str = "viridis",
+) -> Axes:
+    """Heat map of the scores, encoders down, decoders across; missing cells are grey.
+
+    Args:
+        matrix: What `relreps.stitching_matrix` returned.
+        ax: Where to draw.
+        title: Title of the axes.
+        digits: Decimals in the cells.
+        limits: Scores at the ends of the colour scale; those of the matrix by default. Give the
+            same ones to matrices that are to be compared.
+        cmap: Name of a matplotlib colour map.
+    """
+    ax = new_axes(ax, "plot_stitching_matrix")
+    _heat_map(ax, matrix.scores, matrix.encoders, matrix.decoders, digits, limits, cmap)
+    ax.set_xlabel("decoder")
+    ax.set_ylabel("encoder")
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def plot_layers(
+    comparison: LayerComparison,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    digits: int | None = 2,
+    limits: Limits | None = None,
+    cmap: str = "magma",
+) -> Axes:
+    """Heat map of a comparison of layers, from the first layers at the lower left; NaN is grey.
+
+    Args:
+        comparison: What `relreps.compare_layers` returned.
+        ax: Where to draw.
+        title: Title of the axes.
+        digits: Decimals in the cells; None for no numbers, if there are many layers.
+        limits: Scores at the ends of the colour scale; those of the comparison by default. Give the
+            same ones to comparisons that are to be compared.
+        cmap: Name of a matplotlib colour map.
+    """
+    ax = new_axes(ax, "plot_layers")
+    scores, layers_a, layers_b = comparison
+    _heat_map(ax, scores, layers_a, layers_b, digits, limits, cmap)
+    ax.invert_yaxis()
+    ax.tick_params(axis="x", rotation=90)
+    ax.set_xlabel("layers of b")
+    ax.set_ylabel("layers of a")
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def _heat_map(
+    ax: Axes,
+    scores: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    digits: int | None,
+    limits: Limits | None,
+    cmap: str,
+) -> None:
+    scores = scores.detach().cpu().double()
+    known = scores[scores.isfinite()]
+    low, high = limits or ((float(known.min()), float(known.max())) if len(known) else (0.0, 1.0))
+    image = ax.imshow(scores.numpy(), vmin=low, vmax=high, cmap=cmap, aspect="equal")
+    ax.set_facecolor("0.9")
+    for i, row in enumerate(scores.tolist() if digits is not None else ()):
+        for j, score in enumerate(row):
+            missing = score != score
+            red, green, blue, _ = (0.9, 0.9, 0.9, 1.0) if missing else image.cmap(image.norm(score))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            text = "n/a" if missing else f"{score:.{digits}f}"
+            ax.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,219 @@
+"""Batches made of whole groups per class, and the schedule that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from relreps import _checks
+
+
+class ClassBatchSampler(Sampler[list[int]]):
+    r"""Batches of the same number of samples from each of several classes.
+
+    Every epoch the members of each class are shuffled anew and cut into groups of
+    ``samples_per_class``, without replacement: no index occurs twice in an epoch. A batch is one
+    group from each of ``classes_per_batch`` different classes, one group after the other, classes
+    ascending, so ``z.unflatten(0, (-1, samples_per_class))`` is one cloud a class.
+
+    An epoch is as long as it can be with unequal classes and nothing drawn twice: classes with more
+    groups left are taken more often, and a class of :math:`g_c` groups is in at most
+    :math:`\min(g_c, T)` of the T batches,
+
+    .. math:: T = \max\Bigl\{ t : \sum_c \min(g_c, t) \ge t \cdot
+              \text{classes per batch} \Bigr\}.
+
+    With all classes in every batch the smallest class therefore sets the length, and with one class
+    a batch every whole group is used. Members that are left over wait for another epoch's shuffle.
+
+    Each iteration is a new epoch, until `set_epoch` is called: from then on the epoch is the one
+    set, as in `torch.utils.data.DistributedSampler`, so call it before every epoch. The batches of
+    an epoch depend on ``seed``, epoch and labels alone. Replicas share one epoch: batch t goes to
+    replica t mod ``num_replicas``, all get equally many, and up to ``num_replicas - 1`` batches are
+    left out. O(N log N + T C log C) an epoch, for N samples and C classes.
+
+    Args:
+        labels: Class of each sample, integers.
+        samples_per_class: Samples :math:`b` drawn from a class for a batch.
+        classes_per_batch: Classes in a batch; all of them by default.
+        num_replicas: Number of processes; by default those of the process group, or one.
+        rank: Which of them this is; by default that of the process group.
+        seed: Seed of the shuffles, the same on all replicas.
+
+    Raises:
+        ValueError: If a class is too small (every such class is named), there are fewer classes
+            than asked for, or fewer batches than replicas.
+
+    Example:
+        >>> sampler = ClassBatchSampler([0, 1, 0, 1, 1, 1, 0, 0], 2)
+        >>> [[batch[0] in (0, 2, 6, 7), len(batch)] for batch in sampler]
+        [[True, 4], [True, 4]]
+    """
+
+    def __init__(
+        self,
+        labels: Tensor | Sequence[int],
+        samples_per_class: int,
+        classes_per_batch: int | None = None,
+        *,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        labels = torch.as_tensor(labels).detach().cpu()
+        _checks.check_labels(labels, labels.numel())
+        if not labels.numel():
+            raise ValueError("`labels` must name at least one sample, got none.")
+        _checks.check_size("samples_per_class", samples_per_class)
+        _checks.check_size("seed", seed, minimum=0)
+        values, counts = labels.unique(return_counts=True)
+        small = [
+            f"{int(v)} ({int(n)})"
+            for v, n in zip(values, counts, strict=True)
+            if n < samples_per_class
+        ]
+        if small:
+            raise ValueError(
+                f"`samples_per_class` must be at most the size of every class, got "
+                f"{samples_per_class} and smaller classes, with their sizes: {', '.join(small)}. "
+                "Lower `samples_per_class` or leave these classes out."
+            )
+        classes = len(values) if classes_per_batch is None else classes_per_batch
+        _checks.check_size("classes_per_batch", classes)
+        if classes > len(values):
+            raise ValueError(
+                f"`classes_per_batch` must be at most the number of classes, got {classes} and "
+                f"{len(values)} classes in `labels`. Lower it, or None takes all classes."
+            )
+        self.samples_per_class = samples_per_class
+        self.classes_per_batch = classes
+        self.num_replicas, self.rank = _replica(num_replicas, rank)
+        self.seed = seed
+        self._labels = labels
+        self._sizes = counts
+        self._groups = torch.div(counts, samples_per_class, rounding_mode="floor")
+        self._batches = _most_batches(self._groups, classes)
+        self._length = self._batches // self.num_replicas
+        if not self._length:
+            raise ValueError(
+                f"`num_replicas` must be at most the number of batches in an epoch, got "
+                f"{self.num_replicas} and {self._batches} batches. Use fewer processes, smaller "
+                "batches or more samples."
+            )
+        self._epoch = 0
+        self._counting = True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of every iteration from now on."""
+        _checks.check_size("epoch", epoch, minimum=0)
+        self._epoch = epoch
+        self._counting = False
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = self._epoch
+        self._epoch += self._counting
+        return self._draw(epoch)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self._labels)} labels, {self.samples_per_class}, "
+            f"{self.classes_per_batch})"
+        )
+
+    def _draw(self, epoch: int) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        shuffled = torch.randperm(len(self._labels), generator=generator)
+        members = shuffled[self._labels[shuffled].argsort(stable=True)].split(self._sizes.tolist())
+        taken = [0] * len(members)
+        for batch, classes in enumerate(self._plan(generator)):
+            indices: list[int] = []
+            for c in classes:
+                start = taken[c]
+                taken[c] = start + self.samples_per_class
+                if batch % self.num_replicas == self.rank:
+                    indices += members[c][start : taken[c]].tolist()
+            if indices:
+                yield indices
+
+    def _plan(self, generator: torch.Generator) -> Iterator[list[int]]:
+        """Classes of each batch of the epoch, this number of batches for every replica."""
+        left = self._groups.clamp(max=self._batches)
+        # Fewer groups than a batch holds are too many: the largest classes spare them.
+        ties = torch.rand(len(left), generator=generator)
+        for _ in range(int(left.sum()) - self._batches * self.classes_per_batch):
+            left[(left + ties).argmax()] -= 1
+        left = left.double()
+        for remaining in range(self._batches, self._batches - self._length * self.num_replicas, -1):
+            # Drawn without replacement, weighted by the groups left (Efraimidis and Spirakis). A
+            # class with as many groups as there are batches left has to be in each of them.
+            draw = torch.rand(len(left), generator=generator, dtype=torch.float64)
+            keys = torch.where(left == remaining, 1.0, draw.log() / left)
+            classes = keys.topk(self.classes_per_batch).indices.sort().values
+            left[classes] -= 1
+            yield cast(list[int], classes.tolist())
+
+
+def cyclic_annealing(step: float, total: float, cycles: int = 4, ratio: float = 0.75) -> float:
+    r"""Weight in [0, 1] that rises from 0 to 1 and drops again, several times over a run.
+
+    .. math:: w(t) = \min\Bigl(1, \tfrac{1}{\rho}
+              \bigl(\tfrac{c\,t}{T} \bmod 1\bigr)\Bigr), \quad 0 \le t < T, \qquad
+              w(t) = 1, \quad t \ge T.
+
+    A function of the step alone, so there is nothing to save or resume.
+
+    Args:
+        step: Optimiser step t, from 0.
+        total: Number of steps T.
+        cycles: Number of cycles c.
+        ratio: Part :math:`\rho` of a cycle in which the weight rises; it is 1 in the rest.
+
+    Example:
+        >>> [round(cyclic_annealing(step, 40), 3) for step in (0, 1, 7, 8, 9, 10, 40)]
+        [0.0, 0.133, 0.933, 1.0, 1.0, 0.0, 1.0]
+
+    References:
+        Fu et al., arXiv:1903.10145; for a topological loss, arXiv:2409.10967.
+    """
+    _checks.check_number("step", step, 0, float("inf"))
+    _checks.check_positive("total", total)
+    _checks.check_size("cycles", cycles)
+    _checks.check_number("ratio", ratio, 0, 1)
+    if step >= total:
+        return 1.0
+    position = step * cycles / total % 1
+    return 1.0 if position >= ratio else position / ratio
+
+
+def _most_batches(groups: Tensor, classes: int) -> int:
+    """Largest T with ``sum(min(groups, T)) >= T * classes``."""
+    low, high = 0, int(groups.sum()) // classes
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(groups.clamp(max=middle).sum()) >= middle * classes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    """Checked number of processes and index of this one."""
+    group = torch.distributed
+    known = group.is_available() and group.is_initialized()
+    if num_replicas is None:
+        num_replicas = group.get_world_size() if known else 1
+    if rank is None:
+        rank = group.get_rank() if known else 0
+    _checks.check_size("num_replicas", num_replicas)
+    _checks.check_size("rank", rank, minimum=0)
+    if rank >= num_replicas:
+        raise ValueError(f"`rank` must be below `num_replicas`, got rank {rank} of {num_replicas}.")
+    return num_replicas, rank

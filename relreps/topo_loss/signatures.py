@@ -1,0 +1,130 @@
+"""Topological autoencoder: a latent space keeps the distances that connect the data."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from relreps import _checks
+from relreps._linalg import at_least_float32, safe_norm
+from relreps.topo_loss._pairs import (
+    check_same_samples,
+    distance_matrix,
+    longest_pairs,
+    mean,
+    no_loss,
+    nonzero,
+)
+from relreps.topo_loss.distances import Metric, edge_lengths, parse_metric
+from relreps.topo_loss.trees import spanning_edges
+
+Normalize: TypeAlias = Literal["max", "none", "learned"]
+
+
+def signature_loss(
+    x: Tensor,
+    z: Tensor,
+    *,
+    metric: Metric = "l2",
+    normalize: Normalize = "max",
+    scale: Tensor | float = 1.0,
+    squared: bool = True,
+) -> Tensor:
+    r"""How far two clouds disagree on the edges that connect each of them; see `SignatureLoss`.
+
+    Args:
+        x: Points of the data.
+        z: The same samples in the latent space.
+        metric: Metric of both, see `death_times`.
+        normalize: ``"max"``, ``"none"`` or ``"learned"``.
+        scale: What the distances of ``z`` are divided by with ``"learned"``.
+        squared: Squared norms.
+
+    Shape:
+        - x: :math:`(*, n, D_1)`; z: :math:`(*, n, D_2)`. Output: :math:`(*)`.
+    """
+    _checks.check_choice("normalize", normalize, get_args(Normalize))
+    check_same_samples(("x", "z"), x, z, metric)
+    if x.shape[-2] < 2:
+        return no_loss(x, z)
+    wide = at_least_float32(x), at_least_float32(z)
+    edges = [spanning_edges(cloud, metric) for cloud in wide]
+    both = torch.cat(edges, -2)
+    in_x, in_z = (edge_lengths(cloud, both, metric) for cloud in wide)
+    if normalize != "none":
+        in_x = in_x / _diameter(wide[0], metric)
+    if normalize == "max":
+        in_z = in_z / _diameter(wide[1], metric)
+    elif normalize == "learned":
+        in_z = in_z / scale
+    gaps = (in_x - in_z).unflatten(-1, (2, -1))
+    sizes = gaps.square().sum(-1) if squared else safe_norm(gaps)
+    return (sizes.sum(-1) / 2).to(z.dtype)
+
+
+class SignatureLoss(nn.Module):
+    r"""Keeps, in a latent space, the lengths of the edges that connect the data, and vice versa.
+
+    .. math:: \tfrac12 \lVert D^X[\pi^X] - D^Z[\pi^X] \rVert^2 +
+              \tfrac12 \lVert D^Z[\pi^Z] - D^X[\pi^Z] \rVert^2
+
+    with the edges :math:`\pi^X` and :math:`\pi^Z` of the minimum spanning trees of both clouds: the
+    same pairs of samples are compared in both spaces. The mean over clouds is taken. Edges are
+    selected without gradient; their lengths, and what normalises them, carry it to both clouds. A
+    cloud of fewer than two points counts zero. With ``"max"`` the loss is invariant to isometries
+    and scale of either space. O(n² (D1 + D2)) time, O(n²) memory.
+
+    Args:
+        metric: Metric of both spaces, see `death_times`; ``"precomputed"`` takes distances.
+        normalize: ``"max"`` divides the distances of each cloud by its largest; ``"learned"``
+            those of ``x`` only, and those of ``z`` by the parameter ``scale``, at first 1, as the
+            released code does; ``"none"`` leaves both as they are.
+        squared: Squared norms, as above and in the paper; otherwise half the norms themselves.
+
+    Shape:
+        - x: :math:`(*, n, D_1)`; z: :math:`(*, n, D_2)`. Output: scalar.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> SignatureLoss(normalize="none")(x, 2 * x)
+        tensor(5.)
+
+    References:
+        Moor et al., arXiv:1906.00722. The released code has no factor one half and divides by n.
+    """
+
+    scale: nn.Parameter | None
+
+    def __init__(
+        self, *, metric: Metric = "l2", normalize: Normalize = "max", squared: bool = True
+    ) -> None:
+        super().__init__()
+        parse_metric(metric)
+        _checks.check_choice("normalize", normalize, get_args(Normalize))
+        self.metric = metric
+        self.normalize: Normalize = normalize
+        self.squared = squared
+        self.scale = nn.Parameter(torch.ones(())) if normalize == "learned" else None
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Mean loss of the clouds."""
+        values = signature_loss(
+            x,
+            z,
+            metric=self.metric,
+            normalize=self.normalize,
+            scale=1.0 if self.scale is None else self.scale,
+            squared=self.squared,
+        )
+        return mean(values)
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return f"metric={self.metric!r}, normalize={self.normalize!r}, squared={self.squared}"
+
+
+def _diameter(x: Tensor, metric: Metric) -> Tensor:
+    """Largest distance of each cloud, ``(..., 1)``, with gradient."""
+    return nonzero(edge_lengths(x, longest_pairs(distance_matrix(x, metric), 1), metric))

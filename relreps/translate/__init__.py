@@ -1,0 +1,68 @@
+"""Translators: maps that move vectors of one latent space into another, fitted on paired rows.
+
+The same samples encoded by two models give paired rows. A translator fitted on a few hundred of
+them moves everything else, stored vectors included, without the encoder. The whole map,
+pre-processing included, is in its state, and its output lies in the *original* target space.
+"""
+
+from relreps.translate.base import MomentTranslator, Translator
+from relreps.translate.cca import CCATranslator, WhitenedTranslator
+from relreps.translate.functional import FunctionalMapTranslator, functional_map
+from relreps.translate.generalized import GeneralizedProcrustes
+from relreps.translate.linear import (
+    AffineTranslator,
+    LinearTranslator,
+    LOrthoTranslator,
+    ProcrustesRidgeTranslator,
+    ReducedRankTranslator,
+    SGDAffineTranslator,
+    linear_map,
+)
+from relreps.translate.neighbors import (
+    RCSLSTranslator,
+    RefinedProcrustesTranslator,
+    csls,
+    mutual_nearest,
+    rcsls_loss,
+)
+from relreps.translate.permutation import PermutationTranslator
+from relreps.translate.procrustes import ProcrustesTranslator, procrustes
+from relreps.translate.relative import InverseRelativeTranslator
+from relreps.translate.report import (
+    ScaleInvarianceReport,
+    TranslationReport,
+    scale_invariance_report,
+    translation_report,
+)
+from relreps.translate.transport import TransportTranslator
+
+__all__ = [
+    "AffineTranslator",
+    "CCATranslator",
+    "FunctionalMapTranslator",
+    "GeneralizedProcrustes",
+    "InverseRelativeTranslator",
+    "LOrthoTranslator",
+    "LinearTranslator",
+    "MomentTranslator",
+    "PermutationTranslator",
+    "ProcrustesRidgeTranslator",
+    "ProcrustesTranslator",
+    "RCSLSTranslator",
+    "ReducedRankTranslator",
+    "RefinedProcrustesTranslator",
+    "SGDAffineTranslator",
+    "ScaleInvarianceReport",
+    "TranslationReport",
+    "Translator",
+    "TransportTranslator",
+    "WhitenedTranslator",
+    "csls",
+    "functional_map",
+    "linear_map",
+    "mutual_nearest",
+    "procrustes",
+    "rcsls_loss",
+    "scale_invariance_report",
+    "translation_report",
+]

@@ -1,0 +1,167 @@
+"""Orthogonal maps: rotations and reflections, between spaces of equal or different widths."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import polar_factor, rank_tolerance
+from relreps.moments import elementwise, outer
+from relreps.translate.base import MomentTranslator, PairMoments, Preprocessing, Rows, Side
+
+Scale = Literal["none", "umeyama", "norm"]
+
+
+def procrustes(x: Tensor, y: Tensor) -> Tensor:
+    r"""The orthogonal map that best takes ``x`` to ``y``.
+
+    .. math:: R = \arg\min_{R} \lVert X R - Y \rVert_F
+              = U V^\top, \qquad X^\top Y = U S V^\top
+
+    With different widths it is the thin polar factor: rows orthonormal if :math:`D_x < D_y`,
+    columns if :math:`D_x > D_y`, and then it maximises :math:`\langle XR, Y\rangle`. Nothing is
+    centred. Where the pairs leave the map free it is the one nearest to the identity. The gradient
+    is exact and finite at equal singular values. O(N D_x D_y + D_x D_y min(D_x, D_y)).
+
+    Shape:
+        - x: :math:`(N, D_x)`; y: :math:`(N, D_y)`, paired. Output: :math:`(D_x, D_y)`.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> procrustes(x, x.flip(0))
+        tensor([[0., 1.],
+                [1., 0.]])
+
+    References:
+        Schoenemann 1966; Maiorca et al., arXiv:2311.00664.
+    """
+    _checks.check_rows("x", x)
+    _checks.check_rows("y", y)
+    _checks.check_paired(x, y)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    return polar_factor(x.to(wide).mT @ y.to(wide)).to(dtype)
+
+
+class ProcrustesTranslator(MomentTranslator):
+    r"""Move vectors by a rotation (and reflection), with an optional scale, between two centres.
+
+    .. math:: \hat y = q^{-1}(s\, p(x) R), \quad R = \text{polar}\,\sum_i p(x_i)^\top q(y_i)
+
+    where :math:`p, q` pre-process the source and the target with the statistics of the pairs. It is
+    the map to try first: it needs few pairs, cannot overfit as least squares does, and keeps
+    angles. Fit: O(N D_x D_y) and one SVD, in float64. A call: one matrix product.
+
+    Args:
+        in_features: Width :math:`D_x` of the source space.
+        out_features: Width :math:`D_y` of the target space.
+        scale: ``"none"`` (s = 1), ``"umeyama"`` (least squares, shrinks under noise) or ``"norm"``
+            (gives the moved pairs the mean square length of the target).
+        allow_reflection: If false the map is a proper rotation; needs equal widths.
+        pre: ``"center"``, ``"standard"`` (each feature by its deviation), ``"unit"`` (rows of
+            length one; the average length of the target is restored) or None.
+
+    Shape:
+        - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
+
+    Attributes:
+        rank: Number of directions that the pairs determine, of ``min(in_features, out_features)``.
+
+    Raises:
+        RuntimeError: Used before `fit`.
+        ValueError: Unpaired or non-finite rows, wrong sizes, pairs that determine nothing.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+        >>> y = x.flip(-1) + 5
+        >>> ProcrustesTranslator(2, 2).fit(x, y)(torch.tensor([[1.0, 3.0]]))
+        tensor([[8., 6.]])
+
+    References:
+        Maiorca et al., arXiv:2311.00664; scale: Umeyama 1991.
+    """
+
+    rotation: Tensor
+    scaling: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        scale: Scale = "none",
+        allow_reflection: bool = True,
+        pre: Preprocessing | None = "center",
+    ) -> None:
+        super().__init__(in_features, out_features, pre)
+        _checks.check_choice("scale", scale, get_args(Scale))
+        if not allow_reflection and in_features != out_features:
+            raise ValueError(
+                "`allow_reflection=False` needs equal widths, because only a square map has an "
+                f"orientation; got {in_features} and {out_features}."
+            )
+        self.scale, self.allow_reflection = scale, allow_reflection
+        # The length of moved rows is that of the rows, unless directions are dropped.
+        dropping = scale != "none" and in_features > out_features
+        self._products = (outer if dropping else elementwise, elementwise)
+
+    @property
+    def matrix(self) -> Tensor:  # type: ignore[override]
+        """The map between pre-processed rows, ``(D_x, D_y)``."""
+        return self.rotation * self.scaling
+
+    @property
+    def inverse_matrix(self) -> Tensor:  # type: ignore[override]
+        """The map back, ``(D_y, D_x)``."""
+        return self.rotation.mT / self.scaling
+
+    def _register_map(self) -> None:
+        self.register_buffer("rotation", torch.zeros(self.in_features, self.out_features))
+        self.register_buffer("scaling", torch.ones(()))
+
+    def _options(self) -> list[str]:
+        return [
+            f"scale={self.scale!r}",
+            f"allow_reflection={self.allow_reflection}",
+            *super()._options(),
+        ]
+
+    def _on_load(self) -> None:
+        super()._on_load()
+        self._full_rank = True  # directions without pairs are completed, so there is an inverse
+
+    def _direction(self, m: PairMoments) -> Tensor:
+        """The matrix ``(D_x, D_y)`` whose polar factor is the map."""
+        return m.xy
+
+    def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
+        self._check_related(m)
+        towards = self._direction(m)
+        singular = torch.linalg.svdvals(towards)
+        rank = int((singular > rank_tolerance(singular, towards.shape)).sum())
+        rotation = polar_factor(towards, self.allow_reflection)
+        scaling = self._scaling(rotation, m)
+        if rank < len(singular):
+            self._warn(
+                f"{m.pairs} pairs determine {rank} of {len(singular)} directions; the others "
+                "are mapped as nearly as possible to themselves. Give more pairs if they matter."
+            )
+        self._store(sides, rank, rotation=rotation, scaling=scaling)
+        self._full_rank = True
+
+    def _scaling(self, rotation: Tensor, m: PairMoments) -> Tensor:
+        """Scale for rows that are turned already."""
+        if self.scale == "none":
+            return torch.ones_like(m.total)
+        moved = m.trace_xx if m.xx.dim() == 1 else (rotation * (m.xx @ rotation)).sum()
+        if self.scale == "norm":
+            return (m.trace_yy / moved).sqrt()
+        along = (rotation * m.xy).sum()
+        if along <= torch.finfo(along.dtype).eps * (moved * m.trace_yy).sqrt():
+            raise ValueError(
+                "`scale='umeyama'` finds no positive scale, because no rotation without a "
+                "reflection brings `x` nearer to `y`. Allow reflections or choose another scale."
+            )
+        return along / moved

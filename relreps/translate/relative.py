@@ -1,0 +1,324 @@
+"""Translation through relative codes: into them on one side, out of them on the other."""
+
+from __future__ import annotations
+
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from relreps import _checks
+from relreps._linalg import (
+    as_float64,
+    at_least_float32,
+    full_precision,
+    inverse_or_zero,
+    rank_tolerance,
+    safe_norm,
+    unit_rows,
+)
+from relreps._state import FittedModule
+from relreps.anchors import prune_anchors
+from relreps.normalization import Center
+from relreps.projection import RelativeProjection
+
+Rescale = Literal["none", "mean", "source"]
+
+#: Ridges that ``"gcv"`` chooses from, relative to the mean eigenvalue.
+_RIDGES = torch.logspace(-6, 3, 37, dtype=torch.float64).tolist()
+
+
+class InverseRelativeTranslator(FittedModule):
+    r"""Encode relative to the anchors of one space, decode with those of the other.
+
+    With :math:`\hat A` the anchors about their mean :math:`\mu`, their rows of length one,
+
+    .. math:: r = \frac{x - \mu_x}{\lVert x - \mu_x \rVert} \hat A_x^\top, \qquad
+              \hat y = \mu_y + c\, r \hat A_y (\hat A_y^\top \hat A_y + \lambda I)^{-1}
+
+    Neither side needs the model of the other: `set_source` and `encode` work in one process,
+    `set_target` and `decode` in another, and only codes travel. The map is the transpose of the
+    (ridge) regression from target to source anchors. It amplifies the directions in which the
+    *target* anchors hardly vary, so their `condition_number` bounds its error; a ridge and pruning
+    keep it low. Exact where the spaces differ by a rotation and the target anchors span theirs
+    (at least one more than its width, as they are centred); else the projection onto their span.
+    With the same pairs a `ProcrustesTranslator` is the stronger map. Fit: O(A D_y min(A, D_y)) for
+    each of ``subspaces``, in float64; a call: O(N A (D_x + D_y)).
+
+    Args:
+        in_features: Width :math:`D_x` of the source space.
+        out_features: Width :math:`D_y` of the target space.
+        num_anchors: Number of anchors A, the width of the code.
+        ridge: :math:`\lambda` in units of the mean eigenvalue of
+            :math:`\hat A_y^\top \hat A_y`, or ``"gcv"``: the value that best predicts the source's
+            codes of the anchors, by generalised cross-validation; for that `fit` needs both sides.
+        rescale: Length c of what was a direction in the code: ``"none"`` (1), ``"mean"`` (that of
+            an average target anchor) or ``"source"`` (as far out as the sample is among the source
+            anchors; the code is then scaled by that).
+        pruning: :math:`\delta` of `prune_anchors`; 0 keeps all anchors that are not zero.
+        prune_on: Space whose anchors are pruned, ``"target"`` or ``"source"``.
+        subspaces: Number :math:`\omega` of prunings, each in another order, whose decoders are
+            averaged; 1 prunes once, in the order given.
+
+    Shape:
+        - Input: :math:`(*, D_x)`; code: :math:`(*, A)`. Output: :math:`(*, D_y)`.
+
+    Attributes:
+        condition_number: Largest over smallest singular value of the kept, normalised target
+            anchors, directions without any left out; the worst of the ``subspaces``.
+        used_ridge: The ridge, or the mean of those chosen.
+        num_kept: Fewest anchors that a decoder uses.
+
+    Raises:
+        RuntimeError: A side is used before it is set.
+        ValueError: Unpaired or non-finite anchors, wrong sizes, fewer than two anchors kept.
+
+    Example:
+        >>> anchors = torch.tensor([[4.0, 0.0], [0.0, 2.0], [-1.0, -2.0]])
+        >>> translator = InverseRelativeTranslator(2, 2, 3, ridge=0.0, rescale="source")
+        >>> translator = translator.fit(anchors, anchors.flip(1) + 5)
+        >>> translator(torch.tensor([[1.0, 3.0]]))
+        tensor([[8., 6.]])
+
+    References:
+        arXiv:2406.15057, section 5, which prunes on the source.
+    """
+
+    decoder: Tensor
+    mean_y: Tensor
+    length_x: Tensor
+    condition_number: Tensor
+    used_ridge: Tensor
+    num_kept: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        num_anchors: int,
+        *,
+        ridge: float | Literal["gcv"] = "gcv",
+        rescale: Rescale = "mean",
+        pruning: float = 0.0,
+        prune_on: Literal["target", "source"] = "target",
+        subspaces: int = 1,
+    ) -> None:
+        super().__init__()
+        _checks.check_size("out_features", out_features)
+        _checks.check_size("num_anchors", num_anchors, minimum=2)
+        if isinstance(ridge, str):
+            _checks.check_choice("ridge", ridge, ("gcv",))
+        else:
+            _checks.check_number("ridge", ridge, 0, float("inf"))
+        _checks.check_choice("rescale", rescale, get_args(Rescale))
+        _checks.check_number("pruning", pruning, 0, 1)
+        _checks.check_choice("prune_on", prune_on, ("target", "source"))
+        _checks.check_size("subspaces", subspaces)
+        if subspaces > 1 and pruning == 0:
+            raise ValueError(
+                "`subspaces` above 1 needs `pruning` above 0, or every decoder would use the same "
+                f"anchors; got subspaces={subspaces} and pruning=0."
+            )
+        self.in_features, self.out_features = in_features, out_features
+        self.num_anchors, self.ridge, self.rescale = num_anchors, ridge, rescale
+        self.pruning, self.prune_on, self.subspaces = pruning, prune_on, subspaces
+        self.encoder = RelativeProjection(in_features, num_anchors, pre=Center(in_features))
+        self.register_buffer("length_x", torch.ones(()))
+        self.register_buffer("decoder", torch.zeros(num_anchors, out_features))
+        self.register_buffer("mean_y", torch.zeros(out_features))
+        self.register_buffer("condition_number", torch.zeros(()))
+        self.register_buffer("used_ridge", torch.zeros(()))
+        self.register_buffer("num_kept", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, y: Tensor, *, generator: torch.Generator | None = None) -> Self:
+        """Set both sides from paired anchors ``(A, D_x)`` and ``(A, D_y)``.
+
+        On an error nothing changes.
+
+        Args:
+            x: Source anchors.
+            y: Target anchors of the same samples, in the same order.
+            generator: Source of the orders of the ``subspaces``; torch's default one if not given.
+        """
+        _checks.check_rows("x", x, self.in_features)
+        _checks.check_rows("y", y, self.out_features)
+        _checks.check_paired(x, y)
+        _checks.check_finite("x", x)
+        _checks.check_generator(generator)
+        target = self._solved(y, x, generator)
+        self.set_source(x)
+        return self._write(target)
+
+    @torch.no_grad()
+    def set_source(self, anchors: Tensor) -> Self:
+        """Set what `encode` needs: source anchors ``(A, D_x)``. On an error nothing changes."""
+        _checks.check_anchors(anchors, self.num_anchors, self.in_features)
+        _checks.check_finite("anchors", anchors)
+        length = _about_mean("anchors", anchors)[1].mean()
+        self.encoder.set_anchors(anchors)
+        self.length_x.copy_(length)
+        return self
+
+    @torch.no_grad()
+    def set_target(self, anchors: Tensor, *, generator: torch.Generator | None = None) -> Self:
+        """Set what `decode` needs: target anchors ``(A, D_y)``. On an error nothing changes.
+
+        Args:
+            anchors: Target anchors, in the order of the source's.
+            generator: Source of the orders of the ``subspaces``; torch's default one if not given.
+        """
+        _checks.check_anchors(anchors, self.num_anchors, self.out_features)
+        if self.ridge == "gcv" or self.prune_on == "source":
+            wanted = "`ridge='gcv'`" if self.ridge == "gcv" else "`prune_on='source'`"
+            raise ValueError(
+                f"{wanted} looks at the anchors of both sides, and `set_target` has only one. "
+                "Call `fit(x, y)`, or give a number and prune on the target."
+            )
+        _checks.check_generator(generator)
+        return self._write(self._solved(anchors, None, generator))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes ``(..., A)`` of source vectors ``(..., D_x)``: needs the source side only."""
+        _checks.check_features("x", x, self.in_features)
+        self._require_source()
+        code: Tensor = self.encoder(x)
+        if self.rescale == "source" and self.encoder.pre is not None:
+            lengths = safe_norm(at_least_float32(self.encoder.pre(x)))
+            code = (code * (lengths / self.length_x.to(lengths.dtype))[..., None]).to(x.dtype)
+        return code
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Target vectors ``(..., D_y)`` of codes ``(..., A)``: needs the target side only."""
+        self._require_fitted("Call `fit(x, y)`, or `set_target(anchors)` to decode only.")
+        _checks.check_features("code", code, self.num_anchors)
+        with full_precision(code):
+            wide = at_least_float32(code)
+            return (wide @ self.decoder.to(wide) + self.mean_y.to(wide)).to(code.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Vectors ``(..., D_x)`` of the source space in the target space."""
+        _checks.check_features("x", x, self.in_features)
+        self._require_source()
+        with full_precision(x):
+            return self.decode(self.encode(at_least_float32(x))).to(x.dtype)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Not available: the code drops the length; fit one from the target to the source."""
+        raise ValueError(
+            "InverseRelativeTranslator has no inverse, because a cosine does not determine the "
+            "length of a vector. Fit another one with the two sides exchanged."
+        )
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return (
+            f"{self.in_features}, {self.out_features}, {self.num_anchors}, ridge={self.ridge!r}, "
+            f"rescale={self.rescale!r}, pruning={self.pruning}, prune_on={self.prune_on!r}, "
+            f"subspaces={self.subspaces}"
+        )
+
+    def _require_source(self) -> None:
+        if not self.encoder._fitted:
+            raise RuntimeError(
+                "InverseRelativeTranslator has no source anchors yet. "
+                "Call `fit(x, y)`, or `set_source(anchors)` to encode only."
+            )
+
+    def _write(self, target: dict[str, Tensor]) -> Self:
+        for name, value in target.items():
+            getattr(self, name).copy_(value)
+        self._mark_fitted()
+        return self
+
+    def _solved(
+        self, y: Tensor, x: Tensor | None, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """State of the target side."""
+        _checks.check_anchors(y, self.num_anchors, self.out_features)
+        _checks.check_finite("y" if x is not None else "anchors", y)
+        mean, lengths, units = _about_mean("anchors" if x is None else "y", y)
+        other = None if x is None else _about_mean("x", x)[2].to(units.device)
+        pruned = other if self.prune_on == "source" and other is not None else units
+        # Pruning compares angles with the rounding of the type that the anchors came in.
+        pruned = pruned.to(torch.promote_types(y.dtype, torch.float32))
+        decoder, kept_least = torch.zeros_like(units), self.num_anchors
+        conditions, ridges = [], []
+        for _ in range(self.subspaces):
+            kept = self._kept(pruned, generator)
+            kept_least = min(kept_least, len(kept))
+            codes = None if other is None else other[kept] @ other[kept].mT
+            inverse, condition, ridge = self._inverse(units[kept], codes)
+            decoder[kept] += inverse / self.subspaces
+            conditions.append(condition)
+            ridges.append(ridge)
+        if self.rescale != "none":
+            # A ridge shrinks; what it takes from the anchors themselves is given back.
+            shrunk = torch.linalg.vector_norm(units @ units.mT @ decoder, dim=-1).mean()
+            decoder = decoder * (lengths.mean() * inverse_or_zero(shrunk))
+        return {
+            "decoder": decoder,
+            "mean_y": mean,
+            "condition_number": torch.stack(conditions).amax(),
+            "used_ridge": torch.tensor(ridges).mean(),
+            "num_kept": torch.tensor(kept_least),
+        }
+
+    def _kept(self, units: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Anchors that stay, in ascending order."""
+        order = torch.arange(len(units))
+        if self.subspaces > 1:
+            device = "cpu" if generator is None else generator.device
+            order = torch.randperm(len(units), generator=generator, device=device).cpu()
+        order = order.to(units.device)
+        kept = order[prune_anchors(units[order], self.pruning)]
+        if len(kept) < 2:
+            raise ValueError(
+                f"`pruning={self.pruning}` leaves {len(kept)} of {len(units)} anchors, and two at "
+                "least are needed. Lower it, or give anchors in different directions."
+            )
+        return kept.sort().values
+
+    def _inverse(self, units: Tensor, codes: Tensor | None) -> tuple[Tensor, Tensor, float]:
+        """Ridge inverse ``(K, D_y)`` of unit anchors, their condition number, and the ridge."""
+        u, s, vh = torch.linalg.svd(units, full_matrices=False)
+        live = s > rank_tolerance(s, units.shape)
+        condition = s[0] / s[live].amin()
+        unit = s.square().sum() / units.shape[1]
+        squares = torch.where(live, s.square(), 0)
+        if self.ridge == "gcv" and codes is not None:
+            ridge = _gcv(u.mT @ codes, codes.square().sum(), squares / unit)
+        else:
+            ridge = float(self.ridge)
+        gains = torch.where(live, s / torch.where(live, squares + ridge * unit, 1), 0)
+        return (u * gains) @ vh, condition, ridge
+
+
+def _about_mean(name: str, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, lengths about it, and directions, in float64."""
+    rows = as_float64(anchors)
+    mean = rows.mean(0)
+    rest = rows - mean
+    # What rounding leaves of an anchor in the mean is no direction.
+    noise = 10 * torch.finfo(at_least_float32(anchors[:0]).dtype).eps
+    lengths = torch.linalg.vector_norm(rest, dim=-1)
+    level = noise * torch.linalg.vector_norm(rows, dim=-1)
+    rest = torch.where((lengths > level)[:, None], rest, 0)
+    lengths = torch.linalg.vector_norm(rest, dim=-1)
+    if not bool((lengths > 0).any()):
+        raise ValueError(
+            f"`{name}` must vary, got anchors that are all equal. Give anchors that differ."
+        )
+    return mean, lengths, unit_rows(rest)
+
+
+def _gcv(projected: Tensor, total: Tensor, squares: Tensor) -> float:
+    r"""The ridge with the least :math:`\lVert (I - H) R \rVert^2 / (1 - \tfrac1k tr H)^2`."""
+    k = projected.shape[1]
+    energy = projected.square().sum(1)
+    scores = []
+    for ridge in _RIDGES:
+        h = squares / (squares + ridge)
+        rest = total - (energy * (1 - (1 - h).square())).sum()
+        scores.append(float(rest / (1 - h.sum() / k).square()))
+    return float(_RIDGES[scores.index(min(scores))])

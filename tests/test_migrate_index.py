@@ -1,0 +1,402 @@
+"""The migration of an index on files: what is written is whole and right, or is not there."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import relreps
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.append(str(EXAMPLES))
+# The examples are in the repository alone, not in what is released.
+migrate_index = pytest.importorskip("migrate_index")
+files, methods = (importlib.import_module(f"migration.{name}") for name in ("files", "methods"))
+FileError, NpyVectors, convert = files.FileError, files.NpyVectors, files.convert
+match_rows, open_vectors, take = files.match_rows, files.open_vectors, files.take
+METHODS, identity, move = methods.METHODS, methods.identity, methods.move
+
+ROWS, OLD, NEW = 1000, 8, 6
+
+
+@pytest.fixture
+def data(tmp_path):
+    """An index, the whole of it encoded again, and files of both."""
+    generator = np.random.default_rng(0)
+    old = generator.normal(size=(ROWS, OLD)).astype(np.float32)
+    new = (old @ generator.normal(size=(OLD, NEW)) + 2).astype(np.float32)
+    rows = generator.permutation(ROWS)[:100]
+    np.save(tmp_path / "old.npy", old)
+    np.save(tmp_path / "new.npy", new[rows])
+    np.save(tmp_path / "ids.npy", rows)
+    return old, new, rows
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """The command line."""
+
+    def command(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["migrate_index.py", *arguments])
+        with pytest.raises(SystemExit) as end:
+            migrate_index.main()
+        return Done(end.value.code, *capsys.readouterr())
+
+    return command
+
+
+OWN_FILES = ("--index", "old.npy", "--pairs", "new.npy", "--pair-ids", "ids.npy")
+
+
+def test_the_command_moves_every_row(data, tmp_path, run):
+    _, new, _ = data
+    done = run(*OWN_FILES, "--out", "moved.npy", "--chunk-size", "64")
+    assert done.returncode == 0, done.stderr
+    assert "Go." in done.stdout
+    assert "of the neighbours are retained" in done.stdout
+    np.testing.assert_allclose(np.load(tmp_path / "moved.npy"), new, atol=1e-2)
+    assert sorted(path.name for path in tmp_path.glob("moved*")) == [
+        "moved.npy",
+        "moved.npy.map.pt",
+    ]
+    translator = methods.load_map(tmp_path / "moved.npy.map.pt")
+    moved = move(translator)(np.load(tmp_path / "old.npy"))
+    np.testing.assert_allclose(moved, np.load(tmp_path / "moved.npy"), rtol=1e-5, atol=1e-5)
+
+
+def test_the_gate_shuts(data, tmp_path, run):
+    np.save(tmp_path / "new.npy", np.random.default_rng(1).normal(size=(100, NEW)))
+    done = run(*OWN_FILES, "--out", "moved.npy")
+    assert done.returncode == 3, done.stderr
+    assert "No go" in done.stdout
+    assert not list(tmp_path.glob("moved*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--index", "none.npy", *OWN_FILES[2:]), "no .npy file"),
+        (("--index", "ids.npy", *OWN_FILES[2:]), "must hold vectors"),
+        (OWN_FILES[:4], "needs ids"),
+        ((*OWN_FILES, "--out", "no/such/folder.npy"), "no folder"),
+        ((*OWN_FILES, "--out", "moved.parquet"), "a .npy file"),
+        ((*OWN_FILES, "--threshold", "90"), "must be from 0 to 1"),
+        (("--pairs", "new.npy"), "needs --index"),
+    ],
+)
+def test_the_command_refuses_in_one_line(data, tmp_path, run, arguments, message):
+    out = () if "--out" in arguments else ("--out", "moved.npy")
+    done = run(*arguments, *out)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not list(tmp_path.glob("moved*"))
+
+
+# ------------------------------------------------------------------------------------- being killed
+
+
+def doubled(chunk):
+    return 2 * chunk
+
+
+def test_a_failure_leaves_nothing_that_looks_whole_and_the_next_run_goes_on(data, tmp_path):
+    old, *_ = data
+    source, out = NpyVectors(tmp_path / "old.npy"), tmp_path / "out.npy"
+    seen = []
+
+    def fails(chunk):
+        if len(seen) == 3:
+            raise RuntimeError("out of something")
+        seen.append(len(chunk))
+        return doubled(chunk)
+
+    with pytest.raises(RuntimeError, match="out of something"):
+        convert(source, out, OLD, np.float32, fails, "doubled", 100)
+    assert not out.exists()
+
+    counted = []
+
+    def counts(chunk):
+        counted.append(len(chunk))
+        return doubled(chunk)
+
+    assert convert(source, out, OLD, np.float32, counts, "doubled", 100) == 300
+    assert sum(counted) == ROWS - 300
+    np.testing.assert_array_equal(np.load(out), 2 * old)
+    assert [path.name for path in tmp_path.glob("out*")] == ["out.npy"]
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from migration.files import NpyVectors, convert
+
+chunks = []
+
+def dies(chunk):
+    chunks.append(chunk)
+    if len(chunks) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * chunk
+
+convert(NpyVectors(__import__("pathlib").Path("old.npy")), __import__("pathlib").Path("out.npy"),
+        8, np.float32, dies, "doubled", 100)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
+def test_a_killed_process_is_resumed(data, tmp_path):
+    old, *_ = data
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    out = tmp_path / "out.npy"
+    assert not out.exists()
+    begun = convert(NpyVectors(tmp_path / "old.npy"), out, OLD, np.float32, doubled, "doubled", 100)
+    assert begun == 400
+    np.testing.assert_array_equal(np.load(out), 2 * old)
+
+
+def interrupted(folder, identity="doubled", chunks=4):
+    """Leave a part of 100 rows a chunk behind."""
+    seen = []
+
+    def fails(chunk):
+        seen.append(chunk)
+        if len(seen) > chunks:
+            raise KeyboardInterrupt
+        return doubled(chunk)
+
+    source = NpyVectors(folder / "old.npy")
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, folder / "out.npy", OLD, np.float32, fails, identity, 100)
+
+
+def finish(folder, identity="doubled", dtype=np.float32):
+    source = NpyVectors(folder / "old.npy")
+    begun = convert(source, folder / "out.npy", OLD, dtype, doubled, identity, 100)
+    np.testing.assert_array_equal(np.load(folder / "out.npy"), 2 * np.load(folder / "old.npy"))
+    return begun
+
+
+def test_what_another_map_has_begun_is_begun_again(data, tmp_path):
+    interrupted(tmp_path, "another map")
+    assert finish(tmp_path) == 0
+
+
+def test_what_was_begun_from_another_index_is_begun_again(data, tmp_path):
+    interrupted(tmp_path)
+    np.save(tmp_path / "old.npy", data[0] + 1)
+    assert finish(tmp_path) == 0
+
+
+def test_what_was_begun_in_another_type_is_begun_again(data, tmp_path):
+    interrupted(tmp_path)
+    assert finish(tmp_path, dtype=np.float64) == 0
+
+
+@pytest.mark.parametrize("damage", ["journal cut", "part cut", "part gone", "journal gone"])
+def test_damaged_traces_are_begun_again(data, tmp_path, damage):
+    interrupted(tmp_path)
+    name, how = damage.split()
+    path = tmp_path / f"out.npy.{name}"
+    if how == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+    assert finish(tmp_path) == 0
+
+
+def test_an_old_journal_does_not_vouch_for_a_new_part(data, tmp_path):
+    interrupted(tmp_path, chunks=4)
+    (tmp_path / "out.npy.part").unlink()
+    interrupted(tmp_path, chunks=0)  # makes a new part, and notes nothing
+    assert finish(tmp_path) == 0
+
+
+def test_killed_just_before_the_last_step(data, tmp_path):
+    interrupted(tmp_path, chunks=9)
+    part, journal = tmp_path / "out.npy.part", tmp_path / "out.npy.journal"
+    rows = np.load(part, mmap_mode="r+")
+    rows[900:] = 2 * data[0][900:]
+    journal.write_text(json.dumps({**json.loads(journal.read_text()), "rows": ROWS}))
+    assert finish(tmp_path) == ROWS
+
+
+def test_a_whole_file_is_not_overwritten(data, tmp_path):
+    finish(tmp_path)
+    with pytest.raises(FileError, match="is there already, and whole"):
+        finish(tmp_path)
+
+
+def test_rows_that_are_not_finite_are_named(data, tmp_path):
+    data[0][437, 2] = np.nan
+    np.save(tmp_path / "old.npy", data[0])
+    with pytest.raises(FileError, match="Row 437 of"):
+        finish(tmp_path)
+    assert not (tmp_path / "out.npy").exists()
+
+
+# ----------------------------------------------------------------------------------- files and ids
+
+
+def test_damaged_and_foreign_files_are_refused(data, tmp_path):
+    path = tmp_path / "old.npy"
+    whole = path.read_bytes()
+    for content, message in (
+        (whole[:-1], "not a whole one"),
+        (whole[:40], "not a whole one"),
+        (whole + b"\0", "must have"),
+        (b"", "no .npy file"),
+        (b"PAR1 something else", "no .npy file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(FileError, match=message):
+            open_vectors(path)
+    np.savez(tmp_path / "archive.npz", data[0])
+    with pytest.raises(FileError, match="archive"):
+        open_vectors(tmp_path / "archive.npz")
+    for array in (np.zeros(3), np.zeros((3, 2), int), np.zeros((0, 2)), np.array([["a"]])):
+        np.save(path, array)
+        with pytest.raises(FileError, match="must hold vectors"):
+            open_vectors(path)
+    np.save(path, np.array([[None]]), allow_pickle=True)
+    with pytest.raises(FileError, match=r"no \.npy file"):
+        open_vectors(path)
+
+
+def vectors(folder, name, ids, count=None):
+    count = len(ids) if count is None else count
+    np.save(folder / f"{name}.npy", np.arange(2.0 * count).reshape(count, 2))
+    np.save(folder / f"{name}-ids.npy", np.array(ids))
+    return open_vectors(folder / f"{name}.npy", folder / f"{name}-ids.npy")
+
+
+def test_pairs_are_matched_by_id_whatever_their_order(tmp_path):
+    index = vectors(tmp_path, "index", ["c", "a", "d", "b"])
+    pairs = vectors(tmp_path, "pairs", ["b", "a"])
+    rows = match_rows(index, pairs)
+    assert rows.tolist() == [3, 1]
+    np.testing.assert_array_equal(take(index, rows, 3), [[6, 7], [2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("index", "pairs", "message"),
+    [
+        ([1, 2, 3], [2, 4], "4 is not"),
+        (["a", "b"], ["b", "c", "d", "e", "f"], r"c, d, e, \.\.\. \(4 of them\) are not"),
+        ([1, 2, 3], ["1", "2"], "cannot be the same ones"),
+        ([1, 2, 2], [1], "2 come repeatedly"),
+        ([1, 2], [2, 2], "2 come repeatedly"),
+        ([1.5, 2.5], [1], "whole numbers or strings"),
+        ([[1, 2], [3, 4]], [1], "its ids are of shape"),
+    ],
+)
+def test_ids_that_do_not_match_are_refused(tmp_path, index, pairs, message):
+    with pytest.raises(FileError, match=message):
+        match_rows(vectors(tmp_path, "index", index), vectors(tmp_path, "pairs", pairs))
+
+
+def test_as_many_ids_as_rows(tmp_path):
+    with pytest.raises(FileError, match="has 4 rows, but its ids are of shape"):
+        vectors(tmp_path, "index", [1, 2, 3], count=4)
+
+
+def test_numbers_of_rows_must_be_in_the_index(data, tmp_path):
+    np.save(tmp_path / "ids.npy", np.arange(901, 1001))
+    pairs = open_vectors(tmp_path / "new.npy", tmp_path / "ids.npy")
+    with pytest.raises(FileError, match="1000 is not"):
+        match_rows(NpyVectors(tmp_path / "old.npy"), pairs)
+
+
+def test_parquet_in_chunks(data, tmp_path, run):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    old, new, rows = data
+    ids = np.array([f"text {i}" for i in range(ROWS)])
+
+    def table(path, vectors, ids):
+        columns = {"id": pa.array(ids.tolist()), "vector": pa.array(list(vectors))}
+        parquet.write_table(pa.table(columns), path, row_group_size=170)
+
+    table(tmp_path / "old.parquet", old, ids)
+    table(tmp_path / "new.parquet", new[rows], ids[rows])
+    index = open_vectors(tmp_path / "old.parquet")
+    assert (index.shape, index.dtype) == ((ROWS, OLD), np.float32)
+    np.testing.assert_array_equal(np.concatenate(list(index.chunks(130, 64))), old[130:])
+    arguments = ("--index", "old.parquet", "--pairs", "new.parquet", "--out", "moved.npy")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "moved.npy"), new, atol=1e-2)
+
+    os.truncate(tmp_path / "old.parquet", 1000)
+    with pytest.raises(FileError, match="not a whole one"):
+        open_vectors(tmp_path / "old.parquet")
+    with pytest.raises(FileError, match="has no column 'embedding'; its columns are: id, vector"):
+        open_vectors(tmp_path / "new.parquet", vector_column="embedding")
+    for column in ([[1.0, 2.0], [3.0]], [[1.0], None], ["a", "b"], [[1], [2]]):
+        rows = pa.table({"id": [1, 2], "vector": column})
+        parquet.write_table(rows, tmp_path / "odd.parquet")
+        with pytest.raises(FileError, match="must hold lists"):
+            list(open_vectors(tmp_path / "odd.parquet").chunks(0, 2))
+
+
+# ---------------------------------------------------------------------------------------- the gate
+
+
+def test_ranks_over_the_whole_index_are_those_of_a_search(data, tmp_path):
+    old, new, rows = data
+    noisy = torch.from_numpy(new + np.random.default_rng(2).normal(size=new.shape)).float()
+    translator = relreps.ProcrustesTranslator(OLD, NEW).fit(torch.from_numpy(old), noisy)
+    index = NpyVectors(tmp_path / "old.npy")
+    found = methods.own_rows_found(translator, index, rows, noisy[rows], 64)
+    keys = torch.nn.functional.normalize(translator(torch.from_numpy(old)), dim=1)
+    queries = torch.nn.functional.normalize(noisy[rows], dim=1)
+    ranks = (queries @ keys.T).argsort(1, descending=True).argsort(1)[range(100), rows]
+    assert found.at_1 == pytest.approx((ranks < 1).double().mean().item())
+    assert found.at_10 == pytest.approx((ranks < 10).double().mean().item())
+    assert 0 < found.at_1 < found.at_10 < 1
+
+
+def test_one_identity_for_each_map(data):
+    old, new, _ = map(torch.from_numpy, data)
+    first, same = (relreps.ProcrustesTranslator(OLD, NEW).fit(old, new) for _ in range(2))
+    other = relreps.ProcrustesTranslator(OLD, NEW).fit(old, new + 1)
+    assert identity(first) == identity(same) != identity(other)
+
+
+def test_what_is_no_map_is_refused(data, tmp_path):
+    path = tmp_path / "map.pt"
+    made = methods.recipe("ridge-gcv", (OLD, NEW), 100)
+    old, new, _ = map(torch.from_numpy, data)
+    methods.save_map(path, made, made.make().fit(old, new))
+    whole = path.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], (tmp_path / "old.npy").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(FileError, match="no saved map"):
+            methods.load_map(path)
+    torch.save(made.make().state_dict(), path)
+    with pytest.raises(FileError, match="no saved map"):
+        methods.load_map(path)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_fits_and_moves(data, name):
+    old, new, rows = map(torch.from_numpy, data)
+    translator = methods.recipe(name, (OLD, NEW), len(rows)).make().fit(old[rows], new[rows])
+    assert move(translator)(data[0]).shape == (ROWS, NEW)

@@ -1,0 +1,227 @@
+"""Streams against one call on all rows; two processes against one; torchmetrics against both."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import distributed as dist
+from torchmetrics import Metric, MetricCollection
+
+from relreps import metrics
+from relreps.integrations import torchmetrics as adapters
+from relreps.metrics import MutualKNN, RetrievalScores, mutual_knn, retrieval_scores
+
+D, K = 5, 3
+close = torch.testing.assert_close
+SIZES = (7, 1, 0, 12)
+
+STREAMS = {
+    "RetrievalScores": (lambda: RetrievalScores(K), lambda x, y: retrieval_scores(x, y, K)),
+    "MutualKNN": (lambda: MutualKNN(K), lambda x, y: mutual_knn(x, y, K)),
+    "MutualKNN-calibrated": (
+        lambda: MutualKNN(K, calibrated=True),
+        lambda x, y: mutual_knn(x, y, K, calibrated=True),
+    ),
+}
+each_stream = pytest.mark.parametrize(("make", "function"), STREAMS.values(), ids=STREAMS)
+
+METRICS = {
+    "CKA": (lambda **o: adapters.CKA(D, D, **o), lambda: metrics.CKA(D, D)),
+    "CKA-debiased": (lambda **o: adapters.CKA(D, D, True, **o), lambda: metrics.CKA(D, D, True)),
+    "RetrievalScores": (lambda **o: adapters.RetrievalScores(K, **o), lambda: RetrievalScores(K)),
+    "MutualKNN": (lambda **o: adapters.MutualKNN(K, **o), lambda: MutualKNN(K)),
+}
+each_metric = pytest.mark.parametrize(("make", "plain"), METRICS.values(), ids=METRICS)
+
+
+def batches(sizes=SIZES, dtype=torch.float64):
+    return [
+        (x, x + 0.5 * torch.randn_like(x))
+        for x in (torch.randn(size, D, dtype=dtype) for size in sizes)
+    ]
+
+
+def joined(pairs):
+    return [torch.cat(side) for side in zip(*pairs, strict=True)]
+
+
+def fed(measure, pairs):
+    for x, y in pairs:
+        measure.update(x, y)
+    return measure
+
+
+def values(result):
+    return dict(result._asdict()) if hasattr(result, "_asdict") else result
+
+
+@each_stream
+def test_a_stream_equals_one_call(make, function):
+    pairs = batches()
+    stream = fed(make(), pairs)
+    assert stream.count == sum(SIZES)
+    close(stream.compute(), function(*joined(pairs)), atol=0, rtol=0)
+    close(stream.compute(), fed(make(), [joined(pairs)]).compute(), atol=0, rtol=0)
+
+
+@each_stream
+def test_merged_streams_keep_the_order(make, function):
+    pairs = batches()
+    left, right = fed(make(), pairs[:1]), fed(make(), pairs[1:])
+    assert left.merge(right) is left
+    close(left.compute(), function(*joined(pairs)), atol=0, rtol=0)
+    close(right.compute(), function(*joined(pairs[1:])), atol=0, rtol=0)
+    assert left.merge(left).count == 2 * sum(SIZES)
+
+
+@each_stream
+def test_reset_forgets(make, function):
+    pairs = batches()
+    stream = fed(make(), batches()).reset()
+    assert stream.count == 0
+    close(fed(stream, pairs).compute(), function(*joined(pairs)), atol=0, rtol=0)
+
+
+@each_stream
+def test_later_changes_of_a_batch_do_not_reach_the_stream(make, function):
+    ((x, y),) = batches((9,))
+    stream = make().update(x.requires_grad_(), y)
+    expected = function(x, y)
+    with torch.no_grad():
+        x.zero_()
+    close(stream.compute(), expected)
+
+
+@each_stream
+def test_copies_and_pickles_carry_the_rows(make, function):
+    stream = fed(make(), batches())
+    for other in (copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))):
+        close(other.compute(), stream.compute())
+
+
+def test_spaces_may_have_different_widths_where_the_measure_allows():
+    x, y = torch.randn(2, 6, D), torch.randn(2, 6, D + 2)
+    stream = fed(MutualKNN(K), zip(x, y, strict=True))
+    close(stream.compute(), mutual_knn(x.flatten(0, 1), y.flatten(0, 1), K))
+
+
+@each_stream
+@pytest.mark.parametrize(
+    ("x", "y", "error", "message"),
+    [
+        ((3, D), (4, D), ValueError, "paired row by row, got 3 and 4"),
+        ((3, D + 1), (3, D), ValueError, r"`x` must have shape \(rows, 5\), got \(3, 6\)"),
+        ((3, D), (3, D, 1), ValueError, r"`y` must have shape \(rows, 5\)"),
+    ],
+)
+def test_bad_batches_leave_the_stream_as_it_was(make, function, x, y, error, message):
+    pairs = batches()
+    stream = fed(make(), pairs)
+    with pytest.raises(error, match=message):
+        stream.update(torch.randn(x), torch.randn(y))
+    with pytest.raises(ValueError, match="`y` must be finite"):
+        stream.update(torch.ones(3, D), torch.full((3, D), torch.nan))
+    close(stream.compute(), function(*joined(pairs)))
+
+
+@each_stream
+def test_what_is_said_of_misuse(make, function):
+    with pytest.raises(RuntimeError, match=r"k=3.* has seen no rows yet. Call `update"):
+        make().compute()
+    with pytest.raises(ValueError, match=r"`other` must be a .*k=3.*, got .*k=4"):
+        make().merge(type(make())(4))
+    with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
+        type(make())(0)
+    with pytest.raises(ValueError, match=r"`k` must be at most .* k=3|at least 3 row\(s\), got 2"):
+        fed(make(), batches((2,))).compute()
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        make().all_reduce()
+
+
+@each_metric
+def test_a_metric_is_its_stream(make, plain):
+    pairs = batches()
+    metric = fed(make(), pairs)
+    assert isinstance(metric, Metric)
+    close(metric.compute(), values(fed(plain(), pairs).compute()))
+    metric.reset()
+    pairs = batches()
+    close(fed(metric, pairs).compute(), values(fed(plain(), pairs).compute()))
+
+
+@each_metric
+def test_forward_gives_the_batch_and_adds_it(make, plain):
+    pairs = batches((6, 8, 9))
+    metric = make()
+    for x, y in pairs:
+        close(metric(x, y), values(plain().update(x, y).compute()))
+    close(metric.compute(), values(fed(plain(), pairs).compute()))
+
+
+@each_metric
+def test_metrics_merge(make, plain):
+    pairs = batches((6, 8, 9))
+    left, right = fed(make(), pairs[:1]), fed(make(), pairs[1:])
+    left.merge_state(right)
+    close(left.compute(), values(fed(plain(), pairs).compute()))
+
+
+@each_metric
+def test_metrics_are_copied_pickled_and_collected(make, plain):
+    pairs = batches()
+    metric = fed(make(), pairs)
+    for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
+        close(other.compute(), metric.compute())
+    collection = MetricCollection({"one": make(), "more": make()})
+    fed(collection, pairs)
+    assert len(collection.compute()) >= 2
+
+
+@each_metric
+def test_a_metric_checks_its_batches(make, plain):
+    with pytest.raises(ValueError, match="paired row by row, got 3 and 4"):
+        make().update(torch.randn(3, D), torch.randn(4, D))
+
+
+def test_without_torchmetrics_the_extra_is_named():
+    module = "relreps.integrations.torchmetrics"
+    code = f"import sys; sys.modules['torchmetrics'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "torchmetrics needs torchmetrics, which is not installed" in done.stderr
+    assert "pip install 'relreps[torchmetrics]'" in done.stderr
+
+
+def in_two_processes(rank, path):
+    """Uneven shards, one of them empty in the end; the rows are those of one process."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    pairs = batches((7, 4, 12), dtype=torch.bfloat16)
+    mine = pairs[:1] if rank == 0 else pairs[1:]
+    for make, function in STREAMS.values():
+        close(fed(make(), mine).all_reduce().compute(), function(*joined(pairs)), atol=0, rtol=0)
+        first = fed(make(), pairs if rank == 0 else []).all_reduce()
+        close(first.compute(), function(*joined(pairs)), atol=0, rtol=0)
+        second = fed(make(), pairs if rank == 1 else []).all_reduce()
+        close(second.compute(), function(*joined(pairs)), atol=0, rtol=0)
+    with pytest.raises(ValueError, match=r"must be the same in every process.*k=3.*k=4"):
+        MutualKNN(3 + rank).all_reduce()
+    uneven = MutualKNN(K).update(torch.randn(4, D + rank), torch.randn(4, D))
+    with pytest.raises(ValueError, match=r"`x` must have shape \(rows, 5\), got \(4, 6\)"):
+        uneven.all_reduce()
+    assert uneven.count == 4
+    torch.manual_seed(0)  # what came before drew more numbers in one process than in the other
+    pairs = batches((7, 4, 12))
+    mine = pairs[:1] if rank == 0 else pairs[1:]
+    for make, plain in METRICS.values():
+        close(fed(make(), mine).compute(), values(fed(plain(), pairs).compute()))
+    dist.barrier()  # neither leaves while the other still receives
+    os._exit(0)  # what has passed is not undone by gloo's threads, which may abort at a normal exit
+
+
+def test_two_processes_see_what_one_would(tmp_path):
+    torch.multiprocessing.spawn(in_two_processes, (tmp_path / "store",), nprocs=2)
