@@ -1,13 +1,14 @@
 """What is compared: each of ours with the bare product it rests on, and with named libraries.
 
 `bench_*.py` times these with pytest-benchmark, `ratios.py` in interleaved pairs, `memory.py`
-measures what they take beyond their input. Latentis is not among the named libraries: importing
-it takes twenty further packages, and its relative projection is the product of two normalised
-matrices that stands here as a peer of the cosine.
+measures what they take beyond their input. Latentis takes twenty further packages to import: it is
+a peer of the orthogonal translator where it is installed, and its relative projection is the
+product of two normalised matrices that stands here as a peer of the cosine.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,9 @@ from functools import cache
 import numpy as np
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cdist
+from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -23,6 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relreps import (
+    AffineTranslator,
+    CCATranslator,
     ProcrustesTranslator,
     RelativeProjection,
     SparseRelativeProjection,
@@ -240,6 +245,59 @@ def translation(quick: bool) -> dict[str, Call]:
     return {"relreps": lambda: translator(x), "x @ r": lambda: x @ rotation}
 
 
+def translator_fit(
+    make: type, dtype: torch.dtype, peers: Callable[[Tensor, Tensor], dict[str, Call]]
+) -> Callable[[bool], dict[str, Call]]:
+    """A stream of float32 pairs, against the products and the SVD in the given type."""
+
+    def build(quick: bool) -> dict[str, Call]:
+        n = 20_000 if quick else 100_000
+        x, y = normal(n, 384), normal(n + 1, 384)[:n]
+        wide_x, wide_y = x.to(dtype), y.to(dtype)
+
+        def stream() -> None:
+            translator = make(384, 384)
+            for a, b in zip(x.split(10_000), y.split(10_000), strict=True):
+                translator.partial_fit(a, b)
+            translator.solve()
+
+        def products() -> None:
+            cross = wide_x.T @ wide_y
+            wide_x.T @ wide_x
+            wide_y.T @ wide_y
+            torch.linalg.svd(cross)
+
+        kind = str(dtype).removeprefix("torch.")
+        return {"relreps": stream, f"three {kind} products and an SVD": products, **peers(x, y)}
+
+    return build
+
+
+def orthogonal_peers(x: Tensor, y: Tensor) -> dict[str, Call]:
+    x_np, y_np = x.numpy(), y.numpy()
+
+    def scipy_fit() -> None:
+        orthogonal_procrustes(x_np - x_np.mean(0), y_np - y_np.mean(0))
+
+    calls: dict[str, Call] = {"scipy orthogonal_procrustes, centred": scipy_fit}
+    if importlib.util.find_spec("latentis"):
+        from latentis.transform.translate.functional import svd_align_state
+
+        calls["latentis svd_align_state, centred"] = lambda: svd_align_state(
+            x - x.mean(0), y - y.mean(0)
+        )
+    return calls
+
+
+def ridge_peer(x: Tensor, y: Tensor) -> dict[str, Call]:
+    x_np, y_np = x.numpy(), y.numpy()
+    return {"sklearn Ridge.fit": lambda: Ridge().fit(x_np, y_np)}
+
+
+def no_peers(x: Tensor, y: Tensor) -> dict[str, Call]:
+    return {}
+
+
 def chunked_product(x: Tensor, y: Tensor, chunk: int = 1024) -> None:
     for part in x.split(chunk):
         part @ y.T
@@ -257,7 +315,20 @@ def retrieval(quick: bool) -> dict[str, Call]:
 
 
 TRANSLATION = [
-    Comparison("ProcrustesTranslator, 4096 x 768 to 768", translation),
+    Comparison("ProcrustesTranslator, 4096 x 768 to 768", translation, 1.10),
+    *(
+        Comparison(
+            f"{make.__name__} streamed, 100 000 x 384 to 384",
+            translator_fit(make, dtype, peers),
+            1.3,
+            f"{make.__name__} streamed, 20 000 x 384 to 384",
+        )
+        for make, dtype, peers in (
+            (ProcrustesTranslator, torch.float32, orthogonal_peers),
+            (AffineTranslator, torch.float64, ridge_peer),
+            (CCATranslator, torch.float64, no_peers),
+        )
+    ),
     Comparison("retrieval_scores, 20 000 x 300", retrieval, small="retrieval_scores, 4000 x 300"),
 ]
 

@@ -18,7 +18,16 @@ import torch
 from cases import ANCHORS, BATCH, WIDTH, chunked_topk, normal, prepare
 from torch.nn import functional as F
 
-from relreps import RelativeProjection, SparseRelativeProjection, StandardScale, Whiten
+from relreps import (
+    AffineTranslator,
+    ProcrustesTranslator,
+    RelativeProjection,
+    SparseRelativeProjection,
+    StandardScale,
+    Whiten,
+    death_times,
+)
+from relreps.metrics import linear_cka
 
 Sized = Callable[[bool], Callable[[], object]]
 
@@ -53,6 +62,29 @@ def fit(take: Callable[[torch.Tensor], object]) -> Sized:
     return build
 
 
+def translator(make: type, n: int) -> Sized:
+    def build(tiny: bool) -> Callable[[], object]:
+        x = normal(*(20, 3) if tiny else (n, 384))
+        y = x.flip(0)
+        return lambda: make(x.shape[1], x.shape[1]).fit(x, y)
+
+    return build
+
+
+def deaths(tiny: bool) -> Callable[[], object]:
+    x = normal(*(100, 3) if tiny else (20_000, 64)).requires_grad_()
+    return lambda: death_times(x).sum().backward()
+
+
+def cka(debiased: bool) -> Sized:
+    def build(tiny: bool) -> Callable[[], object]:
+        x = normal(*(20, 3) if tiny else (50_000, 512))
+        y = x.roll(1, 0)
+        return lambda: linear_cka(x, y, debiased)
+
+    return build
+
+
 #: Call, and the most it may take in MiB.
 CASES: dict[str, tuple[Sized, int | None]] = {
     "l1 forward": (projection("l1"), 64),
@@ -64,7 +96,13 @@ CASES: dict[str, tuple[Sized, int | None]] = {
     "StandardScale.fit, 1 000 000 x 384": (fit(lambda x: StandardScale(x.shape[1]).fit(x)), 64),
     "x.square().sum(0)": (fit(lambda x: x.square().sum(0)), None),
     "Whiten.fit, 1 000 000 x 384": (fit(lambda x: Whiten(x.shape[1]).fit(x)), 64),
+    "ProcrustesTranslator.fit, 100 000 x 384": (translator(ProcrustesTranslator, 100_000), 96),
+    "ProcrustesTranslator.fit, 400 000 x 384": (translator(ProcrustesTranslator, 400_000), 96),
+    "AffineTranslator.fit, 400 000 x 384": (translator(AffineTranslator, 400_000), 96),
     "x.T @ x": (fit(lambda x: x.T @ x), None),
+    "death times of 20 000 x 64, forward + backward": (deaths, 1024),
+    "linear_cka, 50 000 x 512": (cka(debiased=False), 100),
+    "linear_cka, debiased": (cka(debiased=True), 100),
 }
 
 

@@ -23,6 +23,8 @@ import scipy
 import sklearn
 import torch
 from cases import COMPARISONS, Call, Comparison, prepare
+from cases_similarity import SIMILARITY
+from cases_topology import TOPOLOGY
 
 import relreps
 
@@ -118,7 +120,7 @@ def main() -> None:
     print("| what | peer | ours, ms | peer, ms | ratio | quartiles | target | |")
     print("|---|---|--:|--:|--:|--:|--:|---|")
     results, memories = [], []
-    for comparison in COMPARISONS:
+    for comparison in (*COMPARISONS, *TOPOLOGY, *SIMILARITY):
         if args.only in comparison.name:
             new = compare(comparison, args.quick)
             print(*map(row, new), sep="\n", flush=True)

@@ -2,12 +2,14 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
 
 from relreps import __version__
+from relreps.metrics import measures_markdown
 from relreps.testing.table import invariance_markdown, symmetry_markdown
 
 project = "relreps"
@@ -53,6 +55,8 @@ generated = Path(__file__).parent / "_generated"
 generated.mkdir(exist_ok=True)
 (generated / "invariances.md").write_text(invariance_markdown(), encoding="utf-8")
 (generated / "symmetries.md").write_text(symmetry_markdown(), encoding="utf-8")
+(generated / "measures.md").write_text(measures_markdown(), encoding="utf-8")
+runpy.run_path(str(Path(__file__).with_name("gallery.py")))["main"](generated / "gallery")
 results = Path(__file__).parents[1] / "benchmarks" / "results" / f"{__version__}.json"
 (generated / "benchmarks.md").write_text(benchmark_tables(results), encoding="utf-8")
 

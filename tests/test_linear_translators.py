@@ -14,6 +14,7 @@ from relreps import (
     CCATranslator,
     LinearTranslator,
     LOrthoTranslator,
+    Moments,
     NumericalWarning,
     ProcrustesRidgeTranslator,
     ProcrustesTranslator,
@@ -558,6 +559,35 @@ def test_sums_are_not_in_a_checkpoint():
     with pytest.raises(RuntimeError, match=r"a map without the sums behind it.*Call `fit`"):
         fresh.partial_fit(x, y)
     close(fresh.fit(x, y)(x), t(x))
+
+
+@pytest.mark.parametrize("case", [c for c in STREAMING if build(c).pre != "unit"])
+def test_a_stream_is_resumed_from_moments(case):
+    """They are a module with a state: kept, loaded, added to, taken away from."""
+    x, y = pairs()
+    kept = Moments(6, 5, exact=True).update(x[:30], y[:30])
+    loaded = Moments(6, 5, exact=True)
+    loaded.load_state_dict(kept.state_dict())
+    t = build(case).solve(loaded.update(x[30:], y[30:]))
+    close(state(t), state(build(case).fit(x, y)), atol=1e-10, rtol=1e-10)
+    t.solve(loaded.subtract(kept))
+    close(state(t), state(build(case).fit(x[30:], y[30:])), atol=1e-9, rtol=1e-9)
+    loaded.reset()
+    close(t.solve()(x), build(case).fit(x[30:], y[30:])(x), atol=1e-8, rtol=1e-8)
+
+
+def test_bad_moments():
+    x, y = pairs()
+    t = build("affine")
+    for moments in (Moments(6, 5), Moments(6, exact=True), Moments(5, 6, exact=True)):
+        with pytest.raises(
+            ValueError, match=r"`moments` must be Moments\(6, 5, exact=True\), got M"
+        ):
+            t.solve(moments)
+    with pytest.raises(RuntimeError, match="has seen no pairs"):
+        t.solve(Moments(6, 5, exact=True))
+    with pytest.raises(ValueError, match="`pre='unit'` needs"):
+        build("linear-unit").solve(Moments(6, 5, exact=True).update(x, y))
 
 
 @each_streaming

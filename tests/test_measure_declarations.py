@@ -33,7 +33,7 @@ def spaces():
 
 def call(name, x, y):
     measure = MEASURES[name]
-    given = {"anchors": torch.arange(0, N, 4)}
+    given = {"anchors": torch.arange(0, max(len(x), 1), 4)}
     return measure.function(x, y, **{key: given[key] for key in measure.arguments})
 
 
@@ -92,7 +92,8 @@ def test_gradients_flow_where_they_are_declared(name):
         for gradient in torch.autograd.grad(value, sides):
             assert gradient.abs().max() > 1e-6
         if name != "kernel_cka":  # its bandwidth takes no part in the gradient: see test_cka.py
-            assert torch.autograd.gradcheck(lambda x, y: call(name, x, y), sides)
+            few = [side.detach()[:14].requires_grad_() for side in sides]
+            assert torch.autograd.gradcheck(lambda x, y: call(name, x, y), few)
 
 
 @each_measure

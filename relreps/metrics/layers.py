@@ -121,15 +121,15 @@ class _Taps:
             for layer, module in self._modules.items():
                 hooks.callback(module.register_forward_hook(self._hook(layer, seen)).remove)
             self._model(**inputs) if isinstance(inputs, Mapping) else self._model(inputs)
-        if self._by_default:
+        if self._by_default and seen:
             # The first batch decides: what it does not call is left out.
             self._by_default = False
             self._modules = {name: m for name, m in self._modules.items() if name in seen}
         idle = [layer for layer in self._modules if layer not in seen]
-        if idle or not seen:
+        if idle:
             raise RuntimeError(
                 f"`layers` must name modules that every forward of `{self.model_name}` calls, "
-                f"but {', '.join(map(repr, idle)) or 'none of them'} did not run."
+                f"but {', '.join(map(repr, idle))} did not run."
             )
         return [seen[layer] for layer in self._modules]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import at_least_float32, full_precision, inverse_or_zero, unit_rows
+from relreps._linalg import at_least_float32, full_precision, inverse_or_zero, safe_norm, unit_rows
 
 Metric: TypeAlias = str | tuple[str, float]
 
@@ -155,8 +155,7 @@ def _size(gap: Tensor, name: str, p: float) -> Tensor:
     if gap.shape[-1] == 0:
         return gap.sum(-1)
     if p == 2 and name != "fp":
-        length: Tensor = _Length.apply(gap)  # type: ignore[no-untyped-call]
-        return length
+        return _length(gap)
     size = gap.abs()
     if name == "f0":
         return (size / (1 + size)).sum(-1)
@@ -171,8 +170,17 @@ def _size(gap: Tensor, name: str, p: float) -> Tensor:
     return root * largest[..., 0]
 
 
+def _length(gap: Tensor) -> Tensor:
+    """Euclidean lengths, of any size, with gradient 0 at 0."""
+    if _checks.eager():
+        length: Tensor = _Length.apply(gap)  # type: ignore[no-untyped-call]
+        return length
+    largest = gap.detach().abs().amax(-1, keepdim=True)
+    return safe_norm(gap / torch.where(largest > 0, largest, 1)) * largest[..., 0]
+
+
 class _Length(torch.autograd.Function):
-    """Euclidean length, of any size, with gradient 0 at 0 and half the passes of autograd."""
+    """The same in half the passes over the memory, for where no compiler joins them."""
 
     generate_vmap_rule = True
 

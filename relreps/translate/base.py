@@ -25,6 +25,7 @@ from relreps._linalg import (
 from relreps._state import FittedModule
 from relreps._warnings import NumericalWarning
 from relreps.moments import (
+    Moments,
     Product,
     RowMoments,
     all_reduced,
@@ -371,8 +372,8 @@ class MomentTranslator(Translator):
 
     `fit` on all pairs, `partial_fit` on any chunks of them and `solve`, and the same under several
     processes with `all_reduce` in between give the same map, up to rounding. The moments are
-    O((D_x + D_y)^2) numbers in float64, and are not in a checkpoint: to go on after loading, begin
-    with `fit`.
+    O((D_x + D_y)^2) numbers in float64, and are not in a checkpoint: to go on after loading, keep
+    a `relreps.Moments` and `solve` for it, or begin with `fit`.
 
     A subclass says in `_products` which second moments it needs in full (`outer`) or only the
     diagonal of (`elementwise`), and gives `_learn`, which ends in `_write`.
@@ -461,19 +462,27 @@ class MomentTranslator(Translator):
         return self
 
     @torch.no_grad()
-    def solve(self) -> Self:
+    def solve(self, moments: Moments | None = None) -> Self:
         """Make the map of all pairs seen so far; on an error the one before stays.
+
+        Args:
+            moments: A stream of your own, to solve for instead of what `partial_fit` has seen:
+                kept in a checkpoint, with pairs taken away again, or with old ones forgotten.
+                Build it by ``Moments(in_features, out_features, exact=True)``. Not with
+                ``pre="unit"``, which needs the lengths of the rows.
 
         Raises:
             RuntimeError: No pairs were seen.
-            ValueError: They do not suffice.
+            ValueError: They do not suffice, or ``moments`` are of other sizes.
         """
-        if self._seen is None or not bool(self._seen.moments.total > 0):
+        seen = self._seen if moments is None else self._adopted(moments)
+        if seen is None or not bool(seen.moments.total > 0):
             raise RuntimeError(
                 f"{type(self).__name__} has seen no pairs to solve for. "
                 "Call `partial_fit(x, y)` first."
             )
-        self._solve(self._seen, None)
+        self._solve(seen, None)
+        self._seen = seen
         return self
 
     @abstractmethod
@@ -492,6 +501,27 @@ class MomentTranslator(Translator):
         moments = self._row_moments(x, y, weights, self._pairs, self._each)
         count = torch.full_like(moments.total, len(x)) if weights is None else (weights > 0).sum()
         return _Seen(moments, _coarser(x.dtype, y.dtype), count.to(torch.long))
+
+    def _adopted(self, moments: Moments) -> _Seen:
+        """What was seen by a stream of the user."""
+        sizes = (moments.in_features, moments.out_features)
+        if sizes != (self.in_features, self.out_features) or not moments.exact:
+            raise ValueError(
+                f"`moments` must be Moments({self.in_features}, {self.out_features}, exact=True), "
+                f"got {moments}."
+            )
+        if self.pre == "unit":
+            raise ValueError(
+                "`moments` do not have the lengths of the rows, which `pre='unit'` needs. Use "
+                "`partial_fit`, or bring the rows to length one and take `pre=None`."
+            )
+        total, means, whole = moments.state()
+        scatters = tuple(
+            (s if times is outer else s.diagonal()).clone()
+            for s, times in zip(whole, self._each, strict=True)
+        )
+        state = RowMoments(total.clone(), tuple(mean.clone() for mean in means), scatters)
+        return _Seen(state, torch.float32, total.round().long())
 
     def _solve(self, seen: _Seen, rows: Rows | None) -> None:
         """The map of what was seen, from the moments of the pre-processed rows."""

@@ -27,8 +27,9 @@ class GeneralizedProcrustes(FittedModule):
     width that is :math:`\lVert \tilde x_{mn} Q_m + t_m - z_n \rVert^2`. M maps serve all M(M - 1)
     directions, and they are consistent: by way of a third space at least as wide as the hub one
     gets the same as directly. The start is MAXVAR: the leading left singular vectors of all spaces
-    side by side, each softly whitened. From there the hub and the maps are found in turn; the
-    objective never rises. The hub has its principal axes as coordinates, the largest first, the
+    side by side, each softly whitened; where samples are missing, one space after another is
+    brought to those before it. From there the hub and the maps are found in turn; the objective
+    never rises. The hub has its principal axes as coordinates, the largest first, the
     entry of largest size in each positive. O(rounds M (N D H + D H min(D, H))), in float64.
 
     Args:
@@ -234,7 +235,8 @@ class _Alternation:
 
     def __init__(self, rows: list[Tensor], w: Tensor, hub_features: int) -> None:
         self.rows, self.w = rows, w
-        self.hub = _maxvar(rows, w, hub_features)
+        whole = bool((w > 0).all())
+        self.hub = (_maxvar if whole else _chained)(rows, w, hub_features)
         self.total = w.sum(0)
         self.rotations: list[Tensor] = []
         self.offsets: list[Tensor] = []
@@ -283,12 +285,36 @@ def _maxvar(rows: list[Tensor], w: Tensor, hub_features: int) -> Tensor:
         # Twice the variance of the average direction, weighted by variance: no choice to make.
         ridge = 2 * values.square().sum() / values.sum()
         whitened.append((side @ vectors) * (values + ridge).rsqrt())
-    present = (w > 0).to(w).sum(0).clamp(min=1)
-    joint = torch.cat(whitened, 1) / present[:, None].sqrt()
-    leading = torch.linalg.svd(joint, full_matrices=False)
+    leading = torch.linalg.svd(torch.cat(whitened, 1), full_matrices=False)
     hub = leading.U * leading.S
     missing = hub_features - hub.shape[1]
     return torch.nn.functional.pad(hub, (0, max(missing, 0)))[:, :hub_features]
+
+
+def _chained(rows: list[Tensor], w: Tensor, hub_features: int) -> Tensor:
+    """The principal axes of one space, to which the others are brought one by one, ``(N, H)``.
+
+    For spaces with missing rows, which have no joint decomposition: each is brought to the mean of
+    those before it, on the samples it shares with them, the largest share first.
+    """
+    first = int(w.sum(1).argmax())
+    moment = (rows[first] * w[first, :, None]).mT @ rows[first]
+    axes = torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :hub_features]
+    missing = hub_features - axes.shape[1]
+    moved = torch.nn.functional.pad(rows[first] @ axes, (0, missing))
+    hub, total = moved * w[first, :, None], w[first].clone()
+    left = set(range(len(rows))) - {first}
+    while left:
+        shared = {m: float(torch.minimum(w[m], total).sum()) for m in sorted(left)}
+        m = max(shared, key=lambda m: shared[m])
+        left.remove(m)
+        joint = torch.minimum(w[m], total)
+        target = hub / torch.where(total > 0, total, 1)[:, None]
+        mean_x, mean_z = (joint @ side / joint.sum() for side in (rows[m], target))
+        moment = ((rows[m] - mean_x) * joint[:, None]).mT @ (target - mean_z)
+        moved = (rows[m] - mean_x) @ polar_factor(moment) + mean_z
+        hub, total = hub + moved * w[m, :, None], total + w[m]
+    return hub / torch.where(total > 0, total, 1)[:, None]
 
 
 def _check_linked(w: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Ray Data, given a saved map and a folder of Parquet files, moves every row as one process does."""
+"""Ray Data, given a saved map and a folder of Parquet files, moves rows as one process does."""
 
 import os
 import subprocess
