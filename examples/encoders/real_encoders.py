@@ -43,13 +43,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from loading import ME5, MINILM, MissingResourceError, encode, read_glosses, wordnet_nouns
+from loading import (
+    BLOCK,
+    ME5,
+    MINILM,
+    MissingResourceError,
+    encode,
+    sample_glosses,
+    wordnet_nouns,
+)
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import relreps
 
-SAMPLE = 5000  # glosses that are encoded: the same ones whatever the options
+SAMPLE = BLOCK  # glosses that are encoded: the same ones whatever the options
 NEIGHBOURS = 10
 # Not 0: MiniLM hardly uses three of its coordinates (deviations below 1e-8), and what never varies
 # cannot be whitened, however many anchors there are.
@@ -80,13 +88,6 @@ class Pairs(NamedTuple):
     y: Tensor
     anchors_x: Tensor
     anchors_y: Tensor
-
-
-def sample_glosses() -> list[str]:
-    """A fixed random sample of the glosses of WordNet nouns."""
-    glosses = read_glosses()
-    chosen = torch.randperm(len(glosses), generator=torch.Generator().manual_seed(0))[:SAMPLE]
-    return [glosses[i] for i in chosen.tolist()]
 
 
 def draw_pairs(x: Tensor, y: Tensor, test: int, anchors: int, draws: int, seed: int) -> list[Pairs]:
