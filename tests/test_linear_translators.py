@@ -754,3 +754,13 @@ def test_repr_is_the_constructor_call(case):
     cls, options = STREAMING[case]
     t = cls(6, 5, **options)
     assert repr(eval(repr(t))) == repr(t)
+
+
+@pytest.mark.parametrize("make", [AffineTranslator, LinearTranslator, LOrthoTranslator])
+def test_a_feature_that_is_nothing_but_rounding_stays_out_of_the_map(make):
+    x, y = torch.randn(200, 6), torch.randn(200, 6)
+    x[:, 0] *= 1e-33  # as three coordinates of a sentence encoder are
+    with pytest.warns(NumericalWarning, match="determine 5 of 6"):
+        translator = make(6, 6).fit(x, y)
+    assert translator.matrix.abs().max() < 10
+    assert translator.rank == 5

@@ -14,8 +14,8 @@ from relreps.moments import elementwise, outer, row_moments
 def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
     r"""Squared distance between centred spaces of unit size after the best rotation.
 
-    .. math:: d = \min_{Q^\top Q = I} \Bigl\lVert \frac{X_c}{\lVert X_c \rVert} -
-              \frac{Y_c}{\lVert Y_c \rVert} Q \Bigr\rVert_F^2
+    .. math:: d = \min_{Q^\top Q = I} \lVert \frac{X_c}{\lVert X_c \rVert} -
+              \frac{Y_c}{\lVert Y_c \rVert} Q \rVert_F^2
               = 2 - 2 \frac{\lVert X_c^\top Y_c \rVert_*}{\lVert X_c \rVert \lVert Y_c \rVert}
 
     The narrower space is padded by zeros. Differentiable, also where singular values coincide; the

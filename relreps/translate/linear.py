@@ -523,6 +523,7 @@ class _Gram(NamedTuple):
         vectors: Their directions, in columns.
         live: Which of them are more than rounding.
         tolerance: Share of the largest eigenvalue that is rounding.
+        eps: Relative rounding of the rows.
     """
 
     matrix: Tensor
@@ -530,13 +531,14 @@ class _Gram(NamedTuple):
     vectors: Tensor
     live: Tensor
     tolerance: float
+    eps: float
 
     @classmethod
     def of(cls, matrix: Tensor, eps: float) -> _Gram:
         """Take apart the second moments of rows with rounding ``eps``."""
         values, vectors = torch.linalg.eigh(matrix)
         tolerance = rounding(len(values), eps)
-        return cls(matrix, values, vectors, values > tolerance * values[-1], tolerance)
+        return cls(matrix, values, vectors, values > tolerance * values[-1], tolerance, eps)
 
     @property
     def level(self) -> Tensor:
@@ -547,7 +549,9 @@ class _Gram(NamedTuple):
         """The smallest ``m`` with ``(matrix + penalty I) m = right``; and the matrix's rank."""
         shifted = self.matrix + penalty * torch.eye(len(self.values)).to(self.matrix)
         # In units in which every feature weighs the same, which spares digits where theirs differ.
-        units = inverse_or_zero(shifted.diagonal().sqrt())[:, None]
+        # One that varies by less than the others are rounded to is a constant, and has no unit.
+        varies = shifted.diagonal() > self.eps**2 * shifted.diagonal().max()
+        units = torch.where(varies, inverse_or_zero(shifted.diagonal().sqrt()), 0)[:, None]
         factor, failed = torch.linalg.cholesky_ex(shifted * units * units.mT)
         rank = int(self.live.sum())
         if not failed and factor.diagonal().square().min() > self.tolerance:

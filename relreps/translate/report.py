@@ -92,6 +92,8 @@ def translation_report(
 
     where :math:`\sigma` are the singular values of the rows less their mean. Recall depends on how
     many rows are searched: compare it between maps, not between sets of other sizes.
+    Moved rows are the queries. A map that draws them towards the mean, as ridge does, is worse at
+    that than as what is searched: for an index of moved rows, search it.
 
     Cost: one fit, the search O(M² D_y) among M held-out rows, and singular values.
 
