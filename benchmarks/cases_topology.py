@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import gudhi
 import torch
@@ -35,14 +36,17 @@ def libraries(x: Tensor) -> dict[str, Call]:
     if importlib.util.find_spec("torch_topological"):
         from torch_topological.nn import VietorisRipsComplex
 
-        rips = VietorisRipsComplex(dim=0, keep_infinite_features=False)
-
-        def loss(x: Tensor) -> Tensor:
+        def loss(x: Tensor, rips: Callable[[Tensor], Any]) -> Tensor:
             found = rips(x)
             clouds = found if x.dim() == 3 else [found]
             return torch.stack([part.diagram[:, 1].sum() for cloud in clouds for part in cloud[:1]])
 
-        calls["torch-topological VietorisRipsComplex"] = gradient(lambda x: loss(x).sum(), x)
+        # Only what the death times need, and as it comes: its default finds loops as well.
+        for dim in (0, 1) if x.dim() == 3 else (0,):
+            rips = VietorisRipsComplex(dim=dim, keep_infinite_features=False)
+            calls[f"torch-topological VietorisRipsComplex(dim={dim})"] = gradient(
+                lambda x, rips=rips: loss(x, rips).sum(), x
+            )
     clouds = x if x.dim() == 3 else x[None]
     calls["gudhi RipsComplex"] = gradient(
         lambda x: sum(map(gudhi_loss, x), x.new_zeros(())), clouds

@@ -64,10 +64,13 @@ class ClassBatchSampler(Sampler[list[int]]):
         rank: int | None = None,
         seed: int = 0,
     ) -> None:
-        labels = torch.as_tensor(labels).detach().cpu()
-        _checks.check_labels(labels, labels.numel())
+        try:
+            labels = torch.as_tensor(labels).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"`labels` must be integers, one a sample, got {labels!r}.") from error
         if not labels.numel():
             raise ValueError("`labels` must name at least one sample, got none.")
+        _checks.check_labels(labels, labels.numel())
         _checks.check_size("samples_per_class", samples_per_class)
         _checks.check_size("seed", seed, minimum=0)
         values, counts = labels.unique(return_counts=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from relreps import _checks
 from relreps._linalg import at_least_float32, full_precision
-from relreps.topo_loss.trees import on_host
+from relreps.topo_loss.distances import on_host
 
 Graph: TypeAlias = Literal["knn", "heat"]
 Solver: TypeAlias = Literal["auto", "dense", "partial"]
@@ -48,8 +48,8 @@ def spectral_gap(
 
     Args:
         z: Points.
-        components: Number g of parts wanted, less than n. As a tensor (a scalar) it is only looked
-            at on the CPU outside of tracing; elsewhere, too many give NaN.
+        components: Number g of parts wanted, from 1 to n - 1. As a tensor (a scalar) it is only
+            looked at on the CPU outside of tracing; elsewhere, a wrong one gives NaN.
         k: Number of neighbours, less than n.
         graph: ``"knn"`` or ``"heat"``.
         temperature: Unit of squared distances.
@@ -69,25 +69,13 @@ def spectral_gap(
     n = z.shape[-2]
     if graph == "knn":
         _checks.check_k(k, max(n - 1, 0), "other points")
-    if not isinstance(components, Tensor):
-        _checks.check_size("components", components)
-    elif components.dim() or components.is_floating_point():
-        raise ValueError(
-            f"`components` must be an int or a scalar tensor of integers, got {components.dtype} "
-            f"of shape {tuple(components.shape)}."
-        )
+    components = _checked_components(components, n, paper_offset)
     count = components + paper_offset
-    if (not isinstance(components, Tensor) or on_host(components)) and count >= n:
-        raise ValueError(
-            f"`components` must be less than the number of points, got {int(components)} for "
-            f"{n} points{', and the paper counts one more' if paper_offset else ''}. Give more "
-            "points or ask for fewer components."
-        )
     if on_host(z):
-        _checks.check_finite("z", z)
+        _checks.check_finite("z", z.flatten(0, -2))
     with full_precision(z):
-        distances = _squared_distances(at_least_float32(z), temperature)
-        weights = torch.exp(-distances) if graph == "heat" else _neighbour_graph(distances, k)
+        distances, heat = _squared_distances(at_least_float32(z), temperature)
+        weights = torch.exp(-heat) if graph == "heat" else _neighbour_graph(distances, heat, k)
         laplacian = _normalized_laplacian(weights)
         if _partially(laplacian, count, graph, solver):
             total: Tensor = _SmallestEigenvalues.apply(  # type: ignore[no-untyped-call]
@@ -95,6 +83,8 @@ def spectral_gap(
             )
         else:
             total = _dense(laplacian, count)
+        if isinstance(components, Tensor):
+            total = torch.where((components > 0) & (count < n), total, math.nan)
     return total.to(z.dtype)
 
 
@@ -111,19 +101,19 @@ class SpectralGapLoss(nn.Module):
     lowest index). Its gradient is that of a soft graph (straight through): k times, a softmax of
     :math:`-d_{ij}^2 / T` over j is added up and :math:`\log(1 - w_{ij})` added to its logits; both
     directions are summed. So there is a gradient, but it is not that of the value. The ``"heat"``
-    graph has weights :math:`\exp(-d_{ij}^2 / T)`, no k, and the exact gradient. The unit
-    T is a constant to autograd.
+    graph has weights :math:`\exp(-d_{ij}^2 / T)`, no k, and the exact gradient for a number T. The
+    median is a constant to autograd.
 
     Values are invariant to isometries of the space, to the order of the points, and to the scale of
     the space (with ``temperature="median"``, or for ``"knn"``).
 
-    ``"dense"`` takes all eigenvalues, O(n³) time, and never synchronises with the host.
-    ``"partial"`` finds only those it needs, by subspace iteration on the sparse graph, on the host,
-    O(n k g) time per step; without a second derivative. Both agree, to 1e-5 in value and 1e-4 in
-    gradient as long as :math:`\lambda_{g+1} < \lambda_{g+2}` (else the gradient is not unique).
-    ``"auto"`` is ``"partial"`` for ``"knn"`` graphs of 512 points or more on the CPU, outside of
-    ``torch.compile``, otherwise ``"dense"``. Forming the graph takes O(n² (D + k)) time and
-    O(n² k) memory with gradient.
+    ``"dense"`` takes all eigenvalues, O(n³) time. ``"partial"`` finds only those it needs, by
+    subspace iteration on the sparse graph, on the host, O(n k g) time per step; it has no second
+    derivative, and that of ``"dense"`` is finite only where all eigenvalues differ. Both agree, to
+    1e-5 in value and 1e-4 in gradient as long as :math:`\lambda_{g+1} < \lambda_{g+2}` (else the
+    gradient is not unique). ``"auto"`` is ``"partial"`` for ``"knn"`` graphs of 512 points or more
+    on the CPU, outside of ``torch.compile``, otherwise ``"dense"``. Forming the graph takes
+    O(n² (D + k)) time and O(n² k) memory with gradient.
 
     Args:
         k: Number of neighbours, less than the number of points.
@@ -216,14 +206,36 @@ def _check_options(k: int, graph: object, temperature: object, solver: object) -
         _checks.check_choice("temperature", temperature, ("median",))
 
 
+def _checked_components(components: int | Tensor, n: int, offset: bool) -> int | Tensor:
+    """Number of parts, as an int wherever it may be looked at."""
+    if isinstance(components, Tensor):
+        whole = not (components.is_floating_point() or components.is_complex())
+        if components.dim() or not whole or components.dtype == torch.bool:
+            raise ValueError(
+                "`components` must be an int or a scalar tensor of integers, got "
+                f"{components.dtype} of shape {tuple(components.shape)}."
+            )
+        if not on_host(components):
+            return components
+        components = int(components)
+    _checks.check_size("components", components)
+    if components + offset >= n:
+        raise ValueError(
+            f"`components` must be less than the number of points, got {components} for "
+            f"{n} points{', and the paper counts one more' if offset else ''}. Give more "
+            "points or ask for fewer components."
+        )
+    return components
+
+
 def _check_points(z: Tensor) -> None:
     _checks.check_floating("z", z)
     if z.dim() < 2:
         raise ValueError(f"`z` must have shape (..., n, D), one point a row, got {tuple(z.shape)}.")
 
 
-def _squared_distances(z: Tensor, temperature: float | str) -> Tensor:
-    """Squared distances in units of the temperature, infinite on the diagonal."""
+def _squared_distances(z: Tensor, temperature: float | str) -> tuple[Tensor, Tensor]:
+    """Squared distances, in some unit and in that of the temperature; infinite on the diagonal."""
     # Brought near one by a power of two, so that squares neither overflow nor vanish, nor round.
     n, width = z.shape[-2:]
     cloud = z.detach()
@@ -234,8 +246,9 @@ def _squared_distances(z: Tensor, temperature: float | str) -> Tensor:
     divisor = _median(d.detach()) if isinstance(temperature, str) else temperature / unit.square()
     # Nothing is nearer than the smallest number, or farther than the largest one: no NaN follows.
     top = torch.finfo(d.dtype).max / 8
-    d = (d / divisor.clamp(min=torch.finfo(d.dtype).tiny)).clamp(max=top)
-    return d.masked_fill(torch.eye(n, dtype=torch.bool, device=d.device), math.inf)
+    heat = (d / divisor.clamp(min=torch.finfo(d.dtype).tiny)).clamp(max=top)
+    own = torch.eye(n, dtype=torch.bool, device=d.device)
+    return d.detach().masked_fill(own, math.inf), heat.masked_fill(own, math.inf)
 
 
 def _median(d: Tensor) -> Tensor:
@@ -250,17 +263,17 @@ def _median(d: Tensor) -> Tensor:
     return middle[..., None, None]
 
 
-def _neighbour_graph(distances: Tensor, k: int) -> Tensor:
-    """Graph of k nearest neighbours in value, its soft form in gradient."""
+def _neighbour_graph(distances: Tensor, heat: Tensor, k: int) -> Tensor:
+    """Graph of k nearest neighbours in value, in gradient its soft form at a temperature of 1."""
     with torch.no_grad():
         farthest = distances.topk(k, largest=False).values[..., -1:]
         nearer, tied = distances < farthest, distances == farthest
         room = k - nearer.sum(-1, keepdim=True)
         chosen = nearer | (tied & (tied.cumsum(-1) <= room))
         hard = (chosen | chosen.mT).to(distances.dtype)
-    if not distances.requires_grad:
+    if not heat.requires_grad:
         return hard
-    soft = _soft_neighbours(-distances, k)
+    soft = _soft_neighbours(-heat, k)
     soft = soft + soft.mT
     return hard + (soft - soft.detach())
 
@@ -305,20 +318,20 @@ def _signs(n: int, count: int | Tensor, like: Tensor) -> Tensor:
 def _dense(laplacian: Tensor, count: int | Tensor) -> Tensor:
     n = laplacian.shape[-1]
     total: Tensor = (torch.linalg.eigvalsh(laplacian) * _signs(n, count, laplacian)).sum(-1)
-    if isinstance(count, Tensor):
-        total = torch.where(count < n, total, math.nan)
     return total
 
 
 def _partially(laplacian: Tensor, count: int | Tensor, graph: str, solver: str) -> bool:
-    """Whether the partial solver is asked for, or pays."""
+    """Whether the partial solver is asked for, or pays; of no clouds there is nothing to solve."""
     if solver == "partial" and not on_host(laplacian):
         raise ValueError(
             "`solver` 'partial' runs on the CPU outside of torch.compile only. Use 'auto' or "
             "'dense' here."
         )
-    if solver != "auto":
-        return solver == "partial"
+    if solver == "dense" or not laplacian.numel():
+        return False
+    if solver == "partial":
+        return True
     n = laplacian.shape[-1]
     pays = graph == "knn" and n >= _PARTIAL_SIZE and on_host(laplacian)
     return pays and 4 * (int(count) + 1 + _SPARE) <= n

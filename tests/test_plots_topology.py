@@ -86,16 +86,27 @@ def test_a_histogram_has_an_outline_a_class_in_the_colour_of_its_group():
 
 
 def test_nothing_to_draw():
-    for ax in (
-        plots.plot_barcode({}),
-        plots.plot_death_times({}),
-        plots.plot_death_times({"none": torch.ones(0), "zero": torch.zeros(3)}),
-    ):
-        ax.figure.canvas.draw()
+    for plot in (plots.plot_barcode, plots.plot_death_times):
+        ax = plot({})
+        assert not ax.collections
+        assert not ax.patches
+    ax = plots.plot_death_times({"none": torch.ones(0), "zero": torch.zeros(3)})
+    ax.figure.canvas.draw()
+    (outline,) = ax.patches
+    assert outline.get_data().values[0] > 0  # all in the first bin
+    assert not outline.get_data().values[1:].any()
 
 
 def test_death_times_with_a_gradient_are_drawn():
-    plots.plot_barcode({"a": deaths()[0].requires_grad_()})
+    d = deaths()[0].requires_grad_()
+    (bars,) = plots.plot_barcode({"a": d}).collections
+    close(torch.tensor([s[1][0] for s in bars.get_segments()]), d.detach().double())
+
+
+@pytest.mark.parametrize("plot", [plots.plot_barcode, plots.plot_death_times])
+def test_death_times_without_a_name(plot):
+    with pytest.raises(TypeError, match="`deaths` must be death times by name, got Tensor"):
+        plot(deaths())
 
 
 @pytest.mark.parametrize(

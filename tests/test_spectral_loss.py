@@ -61,14 +61,24 @@ def test_equally_near_neighbours_are_taken_by_their_index():
     d = spectral_loss._squared_distances(torch.zeros(4, 2), "median")
     star = torch.zeros(4, 4)
     star[0, 1:] = star[1:, 0] = 1
-    close(spectral_loss._neighbour_graph(d, 1), star)
+    close(spectral_loss._neighbour_graph(*d, 1), star)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_nearest_are_the_nearest_in_any_unit(scale):
+    """Also where all distances are nothing, or too long, in that of the temperature."""
+    z, labels = blobs(dtype=torch.float32)
+    loss = SpectralGapLoss(k=5, temperature=1.0)
+    close(loss(scale * z, labels), loss(z, labels), rtol=1e-4, atol=1e-4)
 
 
 def test_eigenvalues_are_in_range_and_the_first_is_zero():
     z = torch.randn(3, 20, 4, dtype=torch.float64)
     for graph in GRAPHS:
-        d = spectral_loss._squared_distances(z, "median")
-        weights = torch.exp(-d) if graph == "heat" else spectral_loss._neighbour_graph(d, 4)
+        d, heat = spectral_loss._squared_distances(z, "median")
+        weights = (
+            heat.neg().exp() if graph == "heat" else spectral_loss._neighbour_graph(d, heat, 4)
+        )
         values = torch.linalg.eigvalsh(spectral_loss._normalized_laplacian(weights))
         close(values[:, 0], z.new_zeros(3))
         assert (values < 2 + 1e-9).all()
@@ -146,6 +156,11 @@ def test_a_solver_that_does_not_settle_falls_back(monkeypatch):
     monkeypatch.setattr(spectral_loss, "_RESIDUAL", 0.0)
     z, _ = blobs()
     close(spectral_gap(z, 4, 5, solver="partial"), spectral_gap(z, 4, 5, solver="dense"))
+
+
+@pytest.mark.parametrize("solver", ["auto", "dense", "partial"])
+def test_no_clouds(solver):
+    assert spectral_gap(torch.randn(0, 600, 3), 3, 5, solver=solver).shape == (0,)
 
 
 def test_leading_axes_are_clouds():
@@ -296,6 +311,9 @@ def test_too_many_components_are_nan_where_they_cannot_be_seen():
     torch._dynamo.reset()
     compiled = torch.compile(SpectralGapLoss(k=2), fullgraph=True, backend="eager")
     assert compiled(torch.randn(6, 2), torch.arange(6)).isnan()
+    for components in (-3, 0, 6):
+        gap = torch.vmap(lambda g: spectral_gap(torch.ones(6, 2), g, 2))
+        assert gap(torch.tensor([components])).isnan()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -359,8 +377,12 @@ def test_bad_options(options, message):
 
 
 def test_a_tensor_of_components_is_a_scalar():
-    with pytest.raises(ValueError, match="`components` must be an int or a scalar tensor"):
-        spectral_gap(torch.ones(6, 2), torch.tensor([2]), 2)
+    for components in (torch.tensor([2]), torch.tensor(2.0), torch.tensor(True)):
+        with pytest.raises(ValueError, match="`components` must be an int or a scalar tensor"):
+            spectral_gap(torch.ones(6, 2), components, 2)
+    for components in (-3, 0):
+        with pytest.raises(ValueError, match=f"`components` must be at least 1, got {components}"):
+            spectral_gap(torch.ones(6, 2), torch.tensor(components), 2)
 
 
 def test_repr_names_the_options():

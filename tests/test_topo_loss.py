@@ -97,6 +97,25 @@ def test_infinite_distances_are_no_edges():
         assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_length_that_overflows_is_not_left_out(mode):
+    z = torch.tensor([[-1.5e38, -1.5e38], [1.5e38, 1.5e38], [0.0, 0.0], [1.0, 1.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    for route in (densification._by_class, densification._by_forest):
+        assert route(z, 1.0, labels, mode, "l2", "mean", "auto") == math.inf
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_half_types_overflow_only_if_the_value_does(mode, labelled):
+    z = ((3 if mode == "square" else 60) * points(8 * 16, 128)).half()
+    z, labels = (z, torch.arange(128) % 8) if labelled else (z.view(8, 16, 128), None)
+    loss = TopologicalDensificationLoss(1.5, mode=mode)
+    assert loss(z, labels).dtype == torch.float16
+    assert torch.equal(loss(z, labels), loss(z.float(), labels).half())
+    assert loss(z, labels).isfinite()
+
+
 def test_zero_exactly_where_it_should_be():
     chain = 1.5 * torch.arange(6.0)[:, None]
     for mode in MODES:
@@ -172,6 +191,8 @@ def test_both_placements_weigh_encodings_and_codes():
     loss.backward()
     with pytest.raises(ValueError, match="`weights` must be two numbers"):
         both_placements(before(z), after(r), (1,))
+    with pytest.raises(ValueError, match="`weights` must be two numbers"):
+        both_placements(before(z), after(r), 0.5)
     with pytest.raises(ValueError, match=r"`weights` must be in \[0"):
         both_placements(before(z), after(r), (1, -1))
 
@@ -179,10 +200,9 @@ def test_both_placements_weigh_encodings_and_codes():
 # Graphs and devices.
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_labels_compile_and_run_on_meta(reduction):
-    z, labels = points(), classes()
-    loss = TopologicalDensificationLoss(1.5, reduction=reduction)
+def test_labels_compile_and_run_on_meta():
+    z, labels = points(9), classes(9)
+    loss = TopologicalDensificationLoss(1.5)
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(z, labels), loss(z, labels))

@@ -33,7 +33,7 @@ def plot_barcode(
         title: Title of the axes.
         cmap: Name of a matplotlib colour map.
     """
-    bars = {name: _death_times(d, axes=(1,))[0].sort().values for name, d in deaths.items()}
+    bars = {name: rows[0].sort().values for name, rows in _by_name(deaths, axes=(1,)).items()}
     ax = new_axes(ax, "plot_barcode")
     bottom, ticks = 0, []
     for i, d in enumerate(bars.values()):
@@ -72,7 +72,7 @@ def plot_death_times(
         cmap: Name of a matplotlib colour map.
     """
     _checks.check_size("bins", bins)
-    groups = {name: _death_times(d, axes=(1, 2)) for name, d in deaths.items()}
+    groups = _by_name(deaths, axes=(1, 2))
     ax = new_axes(ax, "plot_death_times")
     longest = max((float(d.max()) for rows in groups.values() for d in rows if len(d)), default=0.0)
     edges = torch.linspace(0, longest or 1.0, bins + 1, dtype=torch.float64)
@@ -89,6 +89,16 @@ def plot_death_times(
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
     return _finish_deaths(ax, scale, title)
+
+
+def _by_name(deaths: Mapping[str, Tensor], axes: tuple[int, ...]) -> dict[str, list[Tensor]]:
+    """Finite death times of each class, by name."""
+    if not isinstance(deaths, Mapping):
+        raise TypeError(
+            f"`deaths` must be death times by name, got {type(deaths).__name__}. "
+            "Name them, as in `{'before': deaths}`."
+        )
+    return {name: _death_times(d, axes) for name, d in deaths.items()}
 
 
 def _death_times(d: Tensor, axes: tuple[int, ...]) -> list[Tensor]:

@@ -16,7 +16,7 @@ from relreps.topo_loss.persistence import (
 )
 from relreps.topo_loss.signatures import SignatureLoss, signature_loss
 from relreps.topo_loss.theory import mass_concentration_bound
-from relreps.topo_loss.trees import minimum_spanning_tree, spanning_edges
+from relreps.topo_loss.trees import minimum_spanning_tree
 
 __all__ = [
     "ConnectivityLoss",
@@ -32,7 +32,6 @@ __all__ = [
     "persistent_entropy",
     "rtd_lite",
     "signature_loss",
-    "spanning_edges",
     "topological_densification_loss",
     "total_persistence",
     "wasserstein_h0",

@@ -5,14 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps.topo_loss.distances import Metric, embed, pairwise, parse_metric
+from relreps.topo_loss.distances import Metric, embed, on_host, pairwise, parse_metric
 from relreps.topo_loss.trees import check_points
 
 
 def check_same_samples(names: tuple[str, str], x: Tensor, y: Tensor, metric: Metric) -> None:
-    """Refuse two clouds that do not have the same number of points."""
-    check_points(names[0], x, metric)
-    check_points(names[1], y, metric)
+    """Refuse two clouds without the same number of points, and distances that are not finite."""
+    for name, cloud in zip(names, (x, y), strict=True):
+        check_points(name, cloud, metric)
+        if parse_metric(metric)[0] == "precomputed" and on_host(cloud):
+            off = ~torch.eye(cloud.shape[-1], dtype=torch.bool)
+            if bool((cloud.isinf() & off).any()):
+                raise ValueError(
+                    f"`{name}` must be finite between every two points: points infinitely far "
+                    "apart have no length to compare. Give the distances of connected clouds."
+                )
     if x.shape[:-1] != y.shape[:-1]:
         raise ValueError(
             f"`{names[0]}` and `{names[1]}` must be clouds of the same samples, got shapes "
@@ -29,6 +36,7 @@ def distance_matrix(x: Tensor, metric: Metric) -> Tensor:
         return points / 2 + points.mT / 2
     d = pairwise(points, points, p)
     power = p if name == "fp" else {"sqeuclidean": 2.0, "cosine": 2.0}.get(name, 1.0)
+    power /= min(p, 1) or 1  # what `pairwise` has raised it to
     return d if power == 1 else d**power
 
 

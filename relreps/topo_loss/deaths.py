@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from relreps.topo_loss.distances import Metric, check_cloud, edge_lengths, parse_metric
-from relreps.topo_loss.trees import check_points, on_host, spanning_edges
+from relreps import _checks
+from relreps.topo_loss.distances import Metric, check_cloud, measure, on_host, parse_metric
+from relreps.topo_loss.trees import check_points, spanning_edges
 
 
 def death_times(
@@ -26,24 +27,27 @@ def death_times(
     which is exact where no two pairs tie. An edge of length zero has gradient zero.
 
     Distances come from differences of coordinates, never from a matrix product, in float32 at
-    least, so near-duplicates keep their distance. On the CPU about a thousand points cost less
+    least, so near-duplicates keep their distance. Selection tells pairs apart down to 1e-19 of the
+    radius of a float32 cloud (1e-154 in float64); nearer ones tie, and are measured as they are. On
+    the CPU about a thousand points cost less
     than ``torch.cdist(x, x)`` forward and backward. Memory is O(nD) and a block that does
     not grow with n, except that ``"closure"`` and precomputed distances take :math:`O(n^2)`.
 
     Args:
         x: Points, or distances where the metric is ``"precomputed"``.
         metric: ``"l1"``, ``"l2"`` (or ``"euclidean"``), ``"sqeuclidean"``, ``"linf"``,
-            ``("lp", p)`` with p > 0, ``("fp", p)`` :math:`= \sum_k |u_k|^p`, ``"f0"``
+            ``("lp", p)`` (or a list) with p > 0, ``("fp", p)`` :math:`= \sum_k |u_k|^p`, ``"f0"``
             :math:`= \sum_k |u_k| / (1 + |u_k|)`, ``"cosine"`` (one minus the cosine; a zero row is
             at distance 1 from all others and 0 from its like), or ``"precomputed"``.
-        method: All give the same answer. ``"closure"`` (:math:`O(n^3)`, n short steps), ``"prim"``
-            (n - 1 steps of O(nD)) and ``"boruvka"`` (:math:`O(n^2 \log n)` in few steps) are static
-            in shape, never wait for the device, compile and run on meta. ``"single_linkage"`` is
-            SciPy's, on the eager CPU only. ``"auto"`` takes the closure up to 32 points; above,
-            single linkage on the eager CPU and Boruvka elsewhere.
+        method: All give the same death times, eager and compiled, up to rounding; and the same
+            edges, unless distances tie but for their rounding. ``"closure"`` (:math:`O(n^3)`, n
+            short steps), ``"prim"`` (n - 1 steps of O(nD)) and ``"boruvka"`` (:math:`O(n^2 \log n)`
+            in few steps) are static in shape, never wait for the device, compile and run on meta.
+            ``"single_linkage"`` is SciPy's, on the eager CPU only. ``"auto"`` takes the closure up
+            to 32 points; above, single linkage on the eager CPU and Boruvka elsewhere.
         mask: True where a point exists, for clouds of unequal sizes. Where a cloud has fewer
-            deaths, the places left over, the last ones, hold infinity without a gradient; take
-            them out by ``torch.where(deaths.isfinite(), ..., 0)`` before any arithmetic.
+            deaths, the places left over, the last ones, hold infinity without a gradient. Take
+            them out before any arithmetic: with points, the first ``mask.sum(-1) - 1`` are deaths.
 
     Shape:
         - x: :math:`(*, n, D)` or :math:`(*, n, n)`; mask: :math:`(*, n)`. Output:
@@ -62,7 +66,7 @@ def death_times(
     """
     if mask is None:
         check_points("x", x, metric)
-        return _ascending(grouped_deaths(x, metric, method, None))
+        return _ascending(spanning_lengths(x, metric, method, None)[0]).to(x.dtype)
     check_cloud("x", x, metric)
     _check_mask(mask, x)
     square = parse_metric(metric)[0] == "precomputed"
@@ -71,17 +75,46 @@ def death_times(
     check_points("x", x, metric)
     # A point that does not exist is alone in its group; the others share one.
     groups = torch.where(mask, -1, torch.arange(mask.shape[-1], device=x.device))
-    return _ascending(grouped_deaths(x, metric, method, groups))
+    lengths, exist = spanning_lengths(x, metric, method, groups)
+    return _ascending(torch.where(exist, lengths, math.inf)).to(x.dtype)
 
 
-def grouped_deaths(x: Tensor, metric: Metric, method: str, groups: Tensor | None) -> Tensor:
-    """Lengths of the spanning edges; infinite, without gradient, where an edge joins two groups."""
+def spanning_lengths(
+    x: Tensor, metric: Metric, method: str, groups: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Lengths of the spanning edges, in float32 at least, and which of these edges exist.
+
+    One that joins two groups does not, nor does one that the given distances call infinite. A
+    length that overflowed is still one: what is computed from it is to overflow as well.
+    """
     edges = spanning_edges(x, metric, method, groups=groups)
-    lengths = edge_lengths(x, edges, metric)
-    if groups is None:
-        return lengths
-    i, j = edges.unbind(-1)
-    return torch.where(groups.gather(-1, i) == groups.gather(-1, j), lengths, math.inf)
+    lengths = measure(x, edges, metric)
+    exist = torch.ones_like(lengths, dtype=torch.bool)
+    if parse_metric(metric)[0] == "precomputed":
+        exist = ~lengths.isinf()
+    if groups is not None:
+        i, j = edges.unbind(-1)
+        exist = exist & (groups.gather(-1, i) == groups.gather(-1, j))
+    return lengths, exist
+
+
+def check_deaths(name: str, d: Tensor) -> None:
+    """Refuse what is no set of death times; NaN, infinite and negative ones on the host."""
+    _checks.check_floating(name, d)
+    if d.dim() == 0:
+        raise ValueError(f"`{name}` must have shape (..., m), one death time an entry, got ().")
+    if on_host(d) and not bool(((d >= 0) & (d < math.inf)).all()):
+        raise ValueError(
+            f"`{name}` must hold death times, finite and not negative. Those of a masked cloud are "
+            "infinite where an edge is missing: leave them out."
+        )
+
+
+def check_scale(scale: float) -> None:
+    """Refuse what is no length to draw death times to."""
+    _checks.check_number("scale", scale, 0, math.inf)
+    if scale == math.inf:
+        raise ValueError("`scale` must be finite, got inf.")
 
 
 def _ascending(lengths: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from relreps import _checks
-from relreps.topo_loss.deaths import grouped_deaths
-from relreps.topo_loss.distances import Metric, parse_metric
-from relreps.topo_loss.trees import METHODS, check_points, on_host
+from relreps._linalg import at_least_float32
+from relreps.topo_loss.deaths import check_scale, spanning_lengths
+from relreps.topo_loss.distances import Metric, on_host, parse_metric
+from relreps.topo_loss.trees import METHODS, check_points
 
 MODES = ("abs", "square", "hinge")
 REDUCTIONS = ("mean", "sum", "none")
@@ -69,9 +70,11 @@ def topological_densification_loss(
     """
     _check_options(scale, mode, metric, reduction, method)
     check_points("z", z, metric)
+    dtype, z = z.dtype, at_least_float32(z)
     if labels is None:
         values = _cloud_values(z, None, scale, mode, metric, method).sum(-1)
-        return _reduced(values, reduction, values.numel() if z.shape[-2] > 1 else 0)
+        clouds = values.numel() if z.shape[-2] > 1 else 0
+        return _reduced(values, reduction, clouds).to(dtype)
     if z.dim() != 2:
         raise ValueError(
             f"`z` must have shape (n, D) with `labels`, got {tuple(z.shape)}. Give either one "
@@ -79,13 +82,13 @@ def topological_densification_loss(
         )
     _checks.check_labels(labels, len(z))
     if on_host(z) or (reduction == "none" and _checks.eager() and not z.is_meta):
-        return _by_class(z, scale, labels, mode, metric, reduction, method)
+        return _by_class(z, scale, labels, mode, metric, reduction, method).to(dtype)
     if reduction == "none":
         raise ValueError(
             "`reduction` 'none' with `labels` has one value a class, a number that depends on the "
             "data: not under torch.compile or on meta. Use 'mean' or 'sum', or a batch of clouds."
         )
-    return _by_forest(z, scale, labels, mode, metric, reduction, method)
+    return _by_forest(z, scale, labels, mode, metric, reduction, method).to(dtype)
 
 
 class TopologicalDensificationLoss(nn.Module):
@@ -173,7 +176,7 @@ def both_placements(
     References:
         arXiv:2409.10967, the released code.
     """
-    if len(weights) != 2:
+    if not isinstance(weights, tuple | list) or len(weights) != 2:
         raise ValueError(f"`weights` must be two numbers, got {weights!r}.")
     for weight in weights:
         _checks.check_number("weights", weight, 0, math.inf)
@@ -225,12 +228,12 @@ def _by_forest(
 def _cloud_values(
     z: Tensor, groups: Tensor | None, scale: float, mode: str, metric: Metric, method: str
 ) -> Tensor:
-    """Penalty of each edge; an infinite one is no edge and has none."""
-    deaths = grouped_deaths(z, metric, method, groups)
+    """Penalty of each edge; none for what is no edge."""
+    lengths, exist = spanning_lengths(z, metric, method, groups)
     if groups is not None or parse_metric(metric)[0] == "precomputed":
         # Before any arithmetic: zero times the gradient of an infinite number is NaN.
-        deaths = torch.where(deaths.isinf(), scale, deaths)
-    excess = deaths - scale
+        lengths = torch.where(exist, lengths, scale)
+    excess = lengths - scale
     if mode == "abs":
         return excess.abs()
     return excess.square() if mode == "square" else excess.relu()
@@ -247,9 +250,7 @@ def _reduced(values: Tensor, reduction: str, clouds: int | Tensor) -> Tensor:
 
 
 def _check_options(scale: float, mode: str, metric: Metric, reduction: str, method: str) -> None:
-    _checks.check_number("scale", scale, 0, math.inf)
-    if scale == math.inf:
-        raise ValueError("`scale` must be finite, got inf.")
+    check_scale(scale)
     _checks.check_choice("mode", mode, MODES)
     _checks.check_choice("reduction", reduction, REDUCTIONS)
     _checks.check_choice("method", method, METHODS)

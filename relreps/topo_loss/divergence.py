@@ -17,8 +17,9 @@ from relreps.topo_loss._pairs import (
     no_loss,
     nonzero,
 )
-from relreps.topo_loss.distances import Metric, edge_lengths, parse_metric
-from relreps.topo_loss.trees import on_host, spanning_edges
+from relreps.topo_loss.deaths import check_deaths
+from relreps.topo_loss.distances import Metric, measure, parse_metric
+from relreps.topo_loss.trees import spanning_edges
 
 
 def rtd_lite(x: Tensor, y: Tensor, *, metric: Metric = "l2", quantile: float = 0.9) -> Tensor:
@@ -68,7 +69,7 @@ def rtd_lite(x: Tensor, y: Tensor, *, metric: Metric = "l2", quantile: float = 0
         trees = [spanning_edges(cloud, metric) for cloud in clouds]
         edges = torch.cat((*trees, spanning_edges(nearer, "precomputed")), -2)
         in_x, in_y = (
-            (edge_lengths(cloud, edges, metric) / unit.of(cloud, metric)).unflatten(-1, (3, -1))
+            (measure(cloud, edges, metric) / unit.of(cloud, metric)).unflatten(-1, (3, -1))
             for cloud, unit in zip(clouds, units, strict=True)
         )
         alone = (in_x[..., 0, :] + in_y[..., 1, :]) / 2
@@ -108,7 +109,10 @@ class RTDLiteLoss(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean divergence of the clouds."""
-        return mean(rtd_lite(x, y, metric=self.metric, quantile=self.quantile))
+        values = rtd_lite(
+            at_least_float32(x), at_least_float32(y), metric=self.metric, quantile=self.quantile
+        )
+        return mean(values).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -143,8 +147,8 @@ def wasserstein_h0(a: Tensor, b: Tensor, q: float = 1.0, *, diagonal: bool = Tru
     """
     _checks.check_number("q", q, 1, math.inf)
     _checks.check_positive("q", q)
-    _check_deaths("a", a)
-    _check_deaths("b", b)
+    check_deaths("a", a)
+    check_deaths("b", b)
     if a.shape[:-1] != b.shape[:-1] or (not diagonal and a.shape != b.shape):
         wanted = "the same leading axes" if diagonal else "one shape where `diagonal=False`"
         raise ValueError(
@@ -178,17 +182,6 @@ def _cheapest_matching(a: Tensor, b: Tensor, q: float) -> Tensor:
     return cost[..., -1]
 
 
-def _check_deaths(name: str, d: Tensor) -> None:
-    _checks.check_floating(name, d)
-    if d.dim() == 0:
-        raise ValueError(f"`{name}` must have shape (..., m), one death time an entry, got ().")
-    if on_host(d) and not bool(((d >= 0) & (d < math.inf)).all()):
-        raise ValueError(
-            f"`{name}` must hold death times, finite and not negative. Those of a masked cloud are "
-            "infinite where an edge is missing: leave them out."
-        )
-
-
 class _Quantile:
     """Unit of length of a cloud: the pairs between which a quantile of its distances lies."""
 
@@ -198,10 +191,13 @@ class _Quantile:
         position = quantile * (pairs - 1)
         low, high = math.floor(position), math.ceil(position)
         self.fraction = position - low
-        self.pairs = longest_pairs(d, pairs - low)[..., [-1, low - high - 1, 0], :]
+        longest = longest_pairs(d, pairs - low)
+        # By slices: a list of indices would be copied to the device, which waits for it.
+        at = (longest[..., -1, :], longest[..., low - high - 1, :], longest[..., 0, :])
+        self.pairs = torch.stack(at, -2)
 
     def of(self, x: Tensor, metric: Metric) -> Tensor:
         """The quantile, ``(..., 1)``, with gradient; the largest distance where it is 0."""
-        low, high, top = edge_lengths(x, self.pairs, metric).unbind(-1)
+        low, high, top = measure(x, self.pairs, metric).unbind(-1)
         middle = low + self.fraction * (high - low)
         return nonzero(torch.where(middle > 0, middle, top))[..., None]

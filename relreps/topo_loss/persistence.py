@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from relreps import _checks
 from relreps._linalg import at_least_float32
-from relreps.topo_loss._pairs import mean
-from relreps.topo_loss.deaths import death_times
+from relreps.topo_loss._pairs import mean, nonzero
+from relreps.topo_loss.deaths import check_deaths, check_scale, death_times
 from relreps.topo_loss.distances import Metric, check_cloud, parse_metric
 
 
@@ -33,9 +32,10 @@ def total_persistence(deaths: Tensor, p: float = 1.0) -> Tensor:
         tensor(10.)
     """
     _checks.check_positive("p", p)
-    _checks.check_floating("deaths", deaths)
-    live = deaths > 0
-    return torch.where(live, torch.where(live, deaths, 1) ** p, 0).sum(-1)
+    check_deaths("deaths", deaths)
+    wide = at_least_float32(deaths)
+    none = wide == 0
+    return torch.where(none, 0, torch.where(none, 1, wide) ** p).sum(-1).to(deaths.dtype)
 
 
 def persistent_entropy(deaths: Tensor) -> Tensor:
@@ -54,11 +54,14 @@ def persistent_entropy(deaths: Tensor) -> Tensor:
         >>> persistent_entropy(torch.ones(4))
         tensor(1.3863)
     """
-    _checks.check_floating("deaths", deaths)
-    total = deaths.sum(-1, keepdim=True)
-    part = deaths / torch.where(total > 0, total, 1)
-    safe = torch.where(part > 0, part, 1)
-    return -(safe * safe.log()).sum(-1)
+    check_deaths("deaths", deaths)
+    wide = at_least_float32(deaths)
+    # In units of the longest, so that the sum does not overflow; they change no derivative.
+    longest = torch.nn.functional.pad(wide.detach(), (1, 0)).amax(-1, keepdim=True)
+    wide = wide / nonzero(longest)
+    part = wide / nonzero(wide.sum(-1, keepdim=True))
+    safe = torch.where(part == 0, 1, part)
+    return -(safe * safe.log()).sum(-1).to(deaths.dtype)
 
 
 class ConnectivityLoss(nn.Module):
@@ -91,7 +94,7 @@ class ConnectivityLoss(nn.Module):
 
     def __init__(self, scale: float = 2.0, metric: Metric = "l1", branches: int = 1) -> None:
         super().__init__()
-        _checks.check_number("scale", scale, 0, math.inf)
+        check_scale(scale)
         _checks.check_size("branches", branches)
         if parse_metric(metric)[0] == "precomputed":
             raise ValueError("`metric` must be one of points, got 'precomputed'.")
@@ -107,8 +110,8 @@ class ConnectivityLoss(nn.Module):
                 f"`branches` must divide the number of features, got {self.branches} and "
                 f"{z.shape[-1]} features."
             )
-        slices = z.unflatten(-1, (self.branches, -1)).movedim(-2, -3)
-        return mean((death_times(slices, self.metric) - self.scale).abs().sum(-1))
+        slices = at_least_float32(z).unflatten(-1, (self.branches, -1)).movedim(-2, -3)
+        return mean((death_times(slices, self.metric) - self.scale).abs().sum(-1)).to(z.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -156,6 +159,8 @@ def death_time_quantiles(
     _checks.check_generator(generator)
     if parse_metric(metric)[0] == "precomputed":
         raise ValueError("`metric` must be one of points, got 'precomputed'.")
+    if isinstance(quantiles, int | float | str) or not len(quantiles):
+        raise ValueError(f"`quantiles` must be a sequence of numbers, got {quantiles!r}.")
     for q in quantiles:
         _checks.check_number("quantiles", q, 0, 1)
     if samples_per_class is not None:

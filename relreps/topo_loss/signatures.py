@@ -17,7 +17,7 @@ from relreps.topo_loss._pairs import (
     no_loss,
     nonzero,
 )
-from relreps.topo_loss.distances import Metric, edge_lengths, parse_metric
+from relreps.topo_loss.distances import Metric, measure, parse_metric
 from relreps.topo_loss.trees import spanning_edges
 
 Normalize: TypeAlias = Literal["max", "none", "learned"]
@@ -29,7 +29,7 @@ def signature_loss(
     *,
     metric: Metric = "l2",
     normalize: Normalize = "max",
-    scale: Tensor | float = 1.0,
+    scale: Tensor | float | None = None,
     squared: bool = True,
 ) -> Tensor:
     r"""How far two clouds disagree on the edges that connect each of them; see `SignatureLoss`.
@@ -39,25 +39,32 @@ def signature_loss(
         z: The same samples in the latent space.
         metric: Metric of both, see `death_times`.
         normalize: ``"max"``, ``"none"`` or ``"learned"``.
-        scale: What the distances of ``z`` are divided by with ``"learned"``.
+        scale: What the distances of ``z`` are divided by; given with ``"learned"``, and only then.
         squared: Squared norms.
 
     Shape:
         - x: :math:`(*, n, D_1)`; z: :math:`(*, n, D_2)`. Output: :math:`(*)`.
     """
     _checks.check_choice("normalize", normalize, get_args(Normalize))
+    if (scale is None) == (normalize == "learned"):
+        raise ValueError(
+            "`scale` must be given with `normalize` 'learned' and without any other, got "
+            f"{'none' if scale is None else scale} with {normalize!r}."
+        )
+    if scale is not None and not isinstance(scale, Tensor):
+        _checks.check_positive("scale", scale)
     check_same_samples(("x", "z"), x, z, metric)
     if x.shape[-2] < 2:
         return no_loss(x, z)
     wide = at_least_float32(x), at_least_float32(z)
     edges = [spanning_edges(cloud, metric) for cloud in wide]
     both = torch.cat(edges, -2)
-    in_x, in_z = (edge_lengths(cloud, both, metric) for cloud in wide)
+    in_x, in_z = (measure(cloud, both, metric) for cloud in wide)
     if normalize != "none":
         in_x = in_x / _diameter(wide[0], metric)
     if normalize == "max":
         in_z = in_z / _diameter(wide[1], metric)
-    elif normalize == "learned":
+    elif scale is not None:
         in_z = in_z / scale
     gaps = (in_x - in_z).unflatten(-1, (2, -1))
     sizes = gaps.square().sum(-1) if squared else safe_norm(gaps)
@@ -111,14 +118,14 @@ class SignatureLoss(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Mean loss of the clouds."""
         values = signature_loss(
-            x,
-            z,
+            at_least_float32(x),
+            at_least_float32(z),
             metric=self.metric,
             normalize=self.normalize,
-            scale=1.0 if self.scale is None else self.scale,
+            scale=self.scale,
             squared=self.squared,
         )
-        return mean(values)
+        return mean(values).to(z.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -127,4 +134,4 @@ class SignatureLoss(nn.Module):
 
 def _diameter(x: Tensor, metric: Metric) -> Tensor:
     """Largest distance of each cloud, ``(..., 1)``, with gradient."""
-    return nonzero(edge_lengths(x, longest_pairs(distance_matrix(x, metric), 1), metric))
+    return nonzero(measure(x, longest_pairs(distance_matrix(x, metric), 1), metric))

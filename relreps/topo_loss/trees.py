@@ -1,7 +1,8 @@
 """Minimum spanning trees of clouds: which pairs of points a single linkage joins.
 
-Every method orders pairs by (length, i, j) with i < j, a strict order, so each finds the same tree,
-ties and duplicates included.
+Every method orders pairs by (length, i, j) with i < j, a strict order, so of the same distances all
+find the same tree, ties and duplicates included. Of points, methods may measure with different
+kernels, which round differently: then they agree but for ties that rounding breaks.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch import Tensor
 from relreps import _checks
 from relreps._linalg import at_least_float32
 from relreps.topo_loss.distances import (
+    KERNELS,
     Metric,
     check_cloud,
     check_distances,
     embed,
+    on_host,
     pairwise,
     parse_metric,
 )
@@ -31,7 +34,8 @@ METHODS = ("auto", "closure", "prim", "boruvka", "single_linkage")
 CLOSURE_SIZE = 32
 #: Points that are linked at once on the CPU; a larger cloud goes by pairs of parts half this size.
 LINKAGE_SIZE = 4096
-#: Distances that Boruvka's method holds at once for each cloud; of more, it measures rows anew.
+#: Distances that Boruvka's method holds at once; of more, it measures rows anew each time. Traced,
+#: it is for each cloud, so that one program runs for any number of clouds.
 BLOCK = 1 << 26
 #: Bits of a float64 that a float32 does not fill.
 _SPARE_BITS = (1 << 29) - 1
@@ -42,8 +46,8 @@ def minimum_spanning_tree(distances: Tensor, method: str = "auto") -> Tensor:
 
     Pairs are ordered by (length, i, j) with i < j, so the tree is unique: every method finds the
     same one, ties and zeros included. Infinite distances are allowed, for pairs that do not touch:
-    the finite edges are then a spanning forest and come first. There is no gradient; measure the
-    edges with `edge_lengths`.
+    the finite edges are then a spanning forest and come first. There is no gradient: measure the
+    edges with `relreps.topo_loss.edge_lengths`.
 
     Args:
         distances: Symmetric to 1e-4 of each entry (the mean of both is taken), not negative. The
@@ -96,11 +100,6 @@ def spanning_edges(
         return find(pairs).view(*batch, n - 1, 2)
 
 
-def on_host(x: Tensor) -> bool:
-    """Whether values may be looked at, and host libraries used: on the CPU, outside of tracing."""
-    return x.device.type == "cpu" and _checks.eager()
-
-
 def check_points(name: str, x: Tensor, metric: Metric) -> None:
     """Refuse what is no cloud, and on the host values that are no points or distances."""
     check_cloud(name, x, metric)
@@ -109,7 +108,7 @@ def check_points(name: str, x: Tensor, metric: Metric) -> None:
     if parse_metric(metric)[0] == "precomputed":
         check_distances(name, x)
     else:
-        _checks.check_finite(name, x)
+        _checks.check_finite(name, x.flatten(0, -2))
 
 
 def resolve_method(method: str, x: Tensor) -> str:
@@ -167,7 +166,7 @@ class _Pairs:
 
     def upper(self, i: Tensor, j: Tensor) -> Tensor:
         """Distances ``(B, m)`` of the pairs i < j, row by row."""
-        if self.matrix is not None or not self.p or not on_host(self.points):
+        if self.matrix is not None or self.p not in KERNELS or not on_host(self.points):
             return self.rows()[:, i, j]
         # Several times as fast as the general kernel, but of one cloud at a time.
         d = torch.stack([torch.pdist(points, self.p) for points in self.points.unbind()])
@@ -181,7 +180,7 @@ class _Pairs:
 
         keep = slice(None) if rows is None else rows
         points = self.points[cloud][keep]
-        if self.matrix is None and self.p:
+        if self.matrix is None and self.p in KERNELS:
             d = torch.pdist(points, self.p)
         else:
             whole = self.matrix
@@ -227,7 +226,7 @@ def _closure(pairs: _Pairs) -> Tensor:
     for k in range(n):
         reach = torch.minimum(reach, torch.maximum(reach[:, k : k + 1], reach[k : k + 1]))
     top = torch.finfo(key.dtype).max
-    at = torch.where(reach[i, j].mT == key, key, top).argsort(-1)[:, : n - 1]
+    at = torch.where(reach[i, j].mT == key, key, top).topk(n - 1, largest=False).indices
     return torch.stack((i[at], j[at]), -1)
 
 
@@ -235,7 +234,7 @@ def _strictly_ordered(d: Tensor) -> Tensor:
     """Numbers ``(B, m)`` in the order of the distances, all different: ties go by place."""
     if d.dtype == torch.float32 and d.device.type != "mps":
         return _numbered(d)
-    return d.argsort(dim=-1, stable=True).argsort(-1).float()
+    return d.argsort(dim=-1, stable=True).argsort(-1).to(d.dtype)
 
 
 def _numbered(d: Tensor) -> Tensor:
@@ -282,7 +281,7 @@ def _boruvka(pairs: _Pairs) -> Tensor:
     # A component that joins another one dies: its edge is kept under its name. One survives.
     pair = label.new_full((pairs.clouds, n), none)
     length = pairs.points.new_full((pairs.clouds, n), math.inf)
-    block = max(1, BLOCK // n)
+    block = max(1, BLOCK // (n * pairs.clouds if _checks.eager() else n))
     whole = pairs.rows() if block >= n else None
     for _ in range(_rounds(n)):
         best, other = _nearest(pairs, whole, label, block)
