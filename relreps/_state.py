@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,36 @@ class FittedModule(nn.Module):
         super().__init__()
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self._fitted = False
+        self._choices: dict[str, tuple[object, Sequence[object]]] = {}
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
+
+    def _keep_choice(self, name: str, value: object, choices: Sequence[object]) -> None:
+        """Keep an option in the state that says how the rest of it is to be read.
+
+        The state of another choice would fit, and silently be used for what it is not: it is
+        refused. It is a number, since safetensors hold no text; only add to the end of ``choices``.
+        """
+        self._choices[name] = value, choices
+        self.register_buffer(f"{name}_code", torch.tensor(choices.index(value)))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        for name, (value, choices) in self._choices.items():
+            code = state_dict.get(f"{prefix}{name}_code")
+            if code is None or code.is_meta or int(code) == choices.index(value):
+                continue
+            saved = choices[int(code)] if 0 <= int(code) < len(choices) else f"choice {int(code)}"
+            raise ValueError(
+                f"The state is that of a {type(self).__name__} with `{name}={saved!r}`, and this "
+                f"one has `{name}={value!r}`. Build it with `{name}={saved!r}`."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def _check_fits(self, **values: Tensor) -> None:
+        """Refuse values for buffers of these names that are infinite or all zero in their types."""
+        for name, value in values.items():
+            check_fits(type(self).__name__, name, value, getattr(self, name).dtype)
 
     def _mark_fitted(self) -> None:
         self.fitted.fill_(True)
@@ -33,6 +63,19 @@ class FittedModule(nn.Module):
 
     def _on_load(self) -> None:
         """Recompute what follows from the buffers, once this module and its children are loaded."""
+
+
+def check_fits(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a value that overflows in ``dtype``, or of which nothing but zeros would be left."""
+    held = value.to(dtype)
+    harmless = name.startswith(("mean", "offset"))  # these are added: they may vanish
+    if bool(held.isfinite().all()) and (harmless or bool(held.any()) == bool(value.any())):
+        return
+    raise ValueError(
+        f"{owner} cannot keep `{name}` in {dtype}: its largest entry is "
+        f"{float(value.abs().max()):.3g}. Keep the module in a wider type, as by `.float()` or "
+        "`.double()`, or bring the rows nearer to 1."
+    )
 
 
 def _after_load(module: nn.Module, _keys: Any) -> None:

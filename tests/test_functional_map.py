@@ -128,3 +128,10 @@ def test_bad_arguments_of_the_function():
 def test_repr_is_the_constructor_call():
     t = FunctionalMapTranslator(3, 4, num_functions=7)
     assert "3, 4, num_functions=7, k=100, alpha=10.0, scale='none', pre='center'" in repr(t)
+
+
+def test_alpha_is_finite():
+    with pytest.raises(ValueError, match="`alpha` must be finite, got inf"):
+        FunctionalMapTranslator(3, 4, alpha=float("inf"))
+    with pytest.raises(ValueError, match="`alpha` must be finite, got inf"):
+        functional_map(torch.eye(2), torch.eye(2), torch.zeros(2), torch.zeros(2), float("inf"))

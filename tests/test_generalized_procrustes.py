@@ -207,3 +207,12 @@ def test_bad_calls():
     assert repr(hub) == (
         "GeneralizedProcrustes([6, 6, 6], 6, rescale=True, tolerance=1e-09, max_rounds=200)"
     )
+
+
+def test_the_gauge_takes_no_matrix_of_all_rows(monkeypatch):
+    shapes, svd = [], torch.linalg.svd
+    monkeypatch.setattr(
+        torch.linalg, "svd", lambda m, **o: shapes.append((m.shape, o)) or svd(m, **o)
+    )
+    fitted(spaces(n=500), 6)
+    assert all(max(shape) <= 20 for shape, options in shapes if options.get("full_matrices", True))

@@ -219,3 +219,8 @@ def test_repr_is_the_constructor_call():
     assert text == (
         "3, 4, 9, ridge=0.5, rescale='mean', pruning=0.1, prune_on='target', subspaces=2"
     )
+
+
+def test_a_ridge_is_finite():
+    with pytest.raises(ValueError, match="`ridge` must be finite, got inf"):
+        InverseRelativeTranslator(3, 4, 5, ridge=float("inf"))

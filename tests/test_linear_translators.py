@@ -12,6 +12,7 @@ from torch.autograd import gradcheck
 from relreps import (
     AffineTranslator,
     CCATranslator,
+    FeatureMoments,
     LinearTranslator,
     LOrthoTranslator,
     Moments,
@@ -24,7 +25,7 @@ from relreps import (
     linear_map,
     procrustes,
 )
-from relreps.translate.linear import RIDGES
+from relreps.translate._ridge import RIDGES
 
 close = torch.testing.assert_close
 WIDTHS = [(6, 6), (4, 7), (7, 4)]
@@ -132,6 +133,8 @@ def test_linear_map_keeps_the_type(dtype):
         (lambda x, y: (x, y, -1.0), ValueError, r"`ridge` must be in \[0, inf\], got -1"),
         (lambda x, y: (x, y, float("nan")), ValueError, r"`ridge` must be in"),
         (lambda x, y: (x, y, "gcv"), TypeError, "`ridge` must be a number, got str"),
+        (lambda x, y: (x, y, float("inf")), ValueError, "`ridge` must be finite"),
+        (lambda x, y: (x, y.log()), ValueError, "`y` must be finite"),
     ],
 )
 def test_bad_linear_map(change, error, message):
@@ -284,8 +287,8 @@ def test_gcv_is_its_formula(n, pre):
 
 
 @pytest.mark.parametrize("ridge", ["gcv", "loo"])
-@pytest.mark.parametrize("n", [35, 41, 44, 60])
-def test_a_chosen_ridge_does_not_collapse_where_least_squares_does(ridge, n):
+@pytest.mark.parametrize(("n", "share"), [(35, 0.5), (41, 0.1), (44, 0.3), (60, 0.7)])
+def test_a_chosen_ridge_does_not_collapse_where_least_squares_does(ridge, n, share):
     """About as many pairs as features, decaying spectra, noise: on new rows."""
     decay = torch.arange(1, 41).double() ** -1
     x = normal(n + 500, 40) * decay
@@ -295,7 +298,7 @@ def test_a_chosen_ridge_does_not_collapse_where_least_squares_does(ridge, n):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)
         plain = (fitted(AffineTranslator, x[:n], y[:n])(x[n:]) - y[n:]).square().sum()
-    assert error < 0.7 * plain
+    assert error < share * plain
     assert error < 0.25 * (y[n:] - y[n:].mean(0)).square().sum()
 
 
@@ -366,11 +369,11 @@ def test_cca_at_full_rank_is_least_squares():
 
 def test_cca_of_rank_r_regresses_on_the_first_canonical_variates():
     x, y = pairs()
-    oracle = CCA(2, max_iter=100_000, tol=1e-16).fit(x.numpy(), y.numpy())
+    oracle = CCA(2, max_iter=100_000, tol=1e-20).fit(x.numpy(), y.numpy())
     variates = torch.from_numpy(oracle.transform(x.numpy()))
     wanted = LinearRegression().fit(variates.numpy(), y.numpy()).predict(variates.numpy())
     t = fitted(CCATranslator, x, y, rank=2)
-    close(t(x), torch.from_numpy(wanted), atol=1e-3, rtol=1e-3)
+    close(t(x), torch.from_numpy(wanted), atol=1e-5, rtol=1e-5)
     assert int(t.rank) == 2
 
 
@@ -384,6 +387,16 @@ def test_whitened_without_weights_is_an_orthogonal_map_of_whitened_rows():
     (ux, *_), (uy, s, vh) = white(x), white(y)
     wanted = ux @ procrustes(ux, uy) @ (s[:, None] * vh) + y.mean(0)
     close(fitted(WhitenedTranslator, x, y, reweight=0.0, ridge=0.0)(x), wanted)
+
+
+def test_whitened_weighs_directions_by_the_root_of_their_correlation():
+    x, y = pairs(5, 5)
+    (ux, _, _), (uy, s, vh) = (
+        torch.linalg.svd(side - side.mean(0), full_matrices=False) for side in (x, y)
+    )
+    left, rho, right = torch.linalg.svd(ux.mT @ uy)
+    wanted = ux @ (left * rho.sqrt()) @ right @ (s[:, None] * vh) + y.mean(0)
+    close(fitted(WhitenedTranslator, x, y, ridge=0.0)(x), wanted)
 
 
 def test_whitened_does_not_see_the_features_of_a_space():
@@ -499,7 +512,32 @@ def test_integer_weights_are_repeated_pairs(case):
     times = torch.randint(0, 4, (len(x),))
     t = build(case).fit(x, y, times.double())
     repeated = build(case).fit(x.repeat_interleave(times, 0), y.repeat_interleave(times, 0))
-    close(state(t), state(repeated), atol=1e-10, rtol=1e-9)
+    if getattr(t, "ridge", None) != "gcv":  # copies would make it believe in more pairs
+        close(state(t), state(repeated), atol=1e-10, rtol=1e-9)
+
+
+@each_streaming
+@pytest.mark.parametrize("size", [1e-3, 1e4])
+def test_only_the_ratios_of_weights_matter(case, size):
+    x, y = pairs(n=20, noise=8.0)
+    weights = torch.rand(20).double()
+    scaled = build(case).fit(x, y, size * weights)
+    close(state(scaled), state(build(case).fit(x, y, weights)), atol=1e-9, rtol=1e-9)
+    close(
+        state(build(case).fit(x, y, torch.full((20,), size).double())), state(build(case).fit(x, y))
+    )
+
+
+@each_streaming
+def test_chunks_that_do_not_count_change_nothing(case):
+    x, y = pairs()
+    t = build(case).partial_fit(x - 5, y, torch.zeros(60).double())
+    with pytest.raises(RuntimeError, match="has seen no pairs"):
+        t.solve()
+    t.partial_fit(x, y).partial_fit(x[:0], y[:0], x[:0, 0]).partial_fit(x + 5, y, 0 * x[:, 0])
+    close(state(t.solve()), state(build(case).fit(x, y)))
+    with pytest.raises(ValueError, match="at least one positive"):
+        t.fit(x, y, 0 * x[:, 0])
 
 
 def test_leave_one_out_with_weights_is_the_minimum_of_the_weighted_error():
@@ -576,13 +614,29 @@ def test_a_stream_is_resumed_from_moments(case):
     close(t.solve()(x), build(case).fit(x[30:], y[30:])(x), atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", [c for c in STREAMING if build(c).pre != "unit"])
+def test_moments_remember_rounding_and_weights(case, dtype):
+    """What rounding leaves of a direction is ignored as in `fit`; a scale of weights is no size."""
+    x, y = (side.to(dtype) for side in pairs())
+    x[:, 5] = x[:, :5].sum(1)
+    weights = 0.01 * torch.rand(60).to(dtype) + 0.001
+    moments = Moments(6, 5, exact=True).update(x[:20], y[:20], weights[:20])
+    moments.merge(Moments(6, 5, exact=True).update(x[20:], y[20:], weights[20:]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)
+        solved, t = build(case).solve(moments), build(case).fit(x, y, weights)
+    assert solved.rank == t.rank
+    assert t.rank == 5 or "rank" in STREAMING[case][1]
+    close(state(solved), state(t), atol=1e-8, rtol=1e-8)
+
+
 def test_bad_moments():
     x, y = pairs()
     t = build("affine")
-    for moments in (Moments(6, 5), Moments(6, exact=True), Moments(5, 6, exact=True)):
-        with pytest.raises(
-            ValueError, match=r"`moments` must be Moments\(6, 5, exact=True\), got M"
-        ):
+    others = Moments(6, 5), Moments(6, exact=True), Moments(5, 6, exact=True), FeatureMoments(6)
+    for moments in others:
+        with pytest.raises(ValueError, match=r"`moments` must be Moments\(6, 5, exact=True\), got"):
             t.solve(moments)
     with pytest.raises(RuntimeError, match="has seen no pairs"):
         t.solve(Moments(6, 5, exact=True))
@@ -711,11 +765,19 @@ def test_sgd_refuses_constant_data(constant):
         fitted(SGDAffineTranslator, x, y)
 
 
-def test_sgd_works_where_gradients_are_off():
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_sgd_works_where_gradients_are_off(mode):
     x, y = pairs()
-    with torch.no_grad():
-        t = SGDAffineTranslator(6, 5, 3).double().fit(x, y)
-    assert not t.matrix.requires_grad
+
+    def fit():
+        generator = torch.Generator().manual_seed(3)
+        return SGDAffineTranslator(6, 5, 3, generator=generator).double().fit(1 * x, 1 * y)
+
+    with mode():
+        t = fit()
+        assert not t.matrix.requires_grad
+        inside = t.matrix.clone()
+    close(inside, fit().matrix, atol=0, rtol=0)
 
 
 # Constructors

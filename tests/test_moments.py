@@ -113,11 +113,46 @@ def test_weights_repeat_rows(product):
 
 def test_rows_and_weights_of_different_types():
     x, y, weights = torch.randn(30, 3), torch.randn(30, 2).double(), torch.rand(30).double()
-    wanted = Moments(3, 2).update(x.double(), y, weights)
-    same(Moments(3, 2).update(x, y, weights), wanted)
-    same(
-        Moments(3).update(x, weights=weights), Moments(3).update(x.double(), weights=weights), 1e-5
+    wanted, got = Moments(3, 2).update(x.double(), y, weights), Moments(3, 2).update(x, y, weights)
+    torch.testing.assert_close(got.state(), wanted.state(), atol=1e-10, rtol=1e-10)
+    wanted, got = (Moments(3).update(side, weights=weights) for side in (x.double(), x))
+    torch.testing.assert_close(got.state(), wanted.state(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_chunks_that_do_not_count(exact):
+    """Without rows, or with rows that are all masked: they change nothing."""
+    x, y = torch.randn(9, 3), torch.randn(9, 2)
+    moments = Moments(3, 2, exact=exact).update(x, y, torch.zeros(9))
+    same(moments, Moments(3, 2), 0)
+    moments.update(x, y, torch.ones(9)).update(x[:0], y[:0], torch.ones(0))
+    same(moments.update(x + 1e6, y, torch.zeros(9)), Moments(3, 2, exact=exact).update(x, y), 0)
+
+
+def test_exact_streams_take_exact_ones_only():
+    exact = Moments(3, exact=True)
+    for call in (exact.merge, exact.subtract):
+        with pytest.raises(
+            ValueError, match=r"`other` must be a .*exact=True.*equal sizes and one"
+        ):
+            call(Moments(3).update(torch.randn(5, 3)))
+
+
+def test_rows_of_all_processes_are_not_added_up_again(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
     )
+    try:
+        whole = Moments(3).update(torch.randn(5, 3)).all_reduce()
+        later = Moments(3).update(torch.randn(5, 3)).merge(whole)
+        loaded = Moments(3)
+        loaded.load_state_dict(whole.state_dict())
+        for stream in (whole, whole.update(torch.randn(5, 3)), later, loaded):
+            with pytest.raises(RuntimeError, match=r"rows of all processes already.*`merge` it"):
+                stream.all_reduce()
+        assert whole.reset().update(torch.randn(5, 3)).all_reduce().count == 5
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_row_of_no_weight_costs_no_precision():

@@ -224,3 +224,16 @@ def test_no_warning_when_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         RefinedProcrustesTranslator(12, 12).fit(x, y, seeds_of(truth, 20))
+
+
+@pytest.mark.parametrize("constant", ["x", "y"])
+def test_rcsls_refuses_constant_rows(constant):
+    x, y = normal(30, 4), normal(30, 4)
+    x, y = (x[:1].expand(30, 4), y) if constant == "x" else (x, y[:1].expand(30, 4))
+    with pytest.raises(ValueError, match=r"RCSLSTranslator cannot be fitted.*rank 0"):
+        RCSLSTranslator(4, 4).fit(x, y)
+
+
+def test_a_pair_without_rivals_is_infinitely_sure():
+    found = mutual_nearest(normal(1, 4), normal(1, 4), 1)
+    assert found.scores.tolist() == [torch.inf]

@@ -8,7 +8,22 @@ import scipy.optimize
 import torch
 from torch.autograd import gradcheck
 
-from relreps import NumericalWarning, ProcrustesTranslator, procrustes
+from relreps import (
+    AffineTranslator,
+    FunctionalMapTranslator,
+    GeneralizedProcrustes,
+    InverseRelativeTranslator,
+    NumericalWarning,
+    PermutationTranslator,
+    ProcrustesTranslator,
+    RCSLSTranslator,
+    RefinedProcrustesTranslator,
+    SGDAffineTranslator,
+    TransportTranslator,
+    functional_map,
+    linear_map,
+    procrustes,
+)
 
 close = torch.testing.assert_close
 SCALES = ["none", "umeyama", "norm"]
@@ -82,6 +97,11 @@ def test_procrustes_keeps_the_type(dtype):
     assert r.dtype == dtype
     close(r.double(), procrustes(x, y), atol=0.05, rtol=0)
     assert procrustes(x.to(dtype), y).dtype == torch.float64
+
+
+def test_procrustes_refuses_rows_that_are_not_finite():
+    with pytest.raises(ValueError, match=r"`x` must be finite.*the first is row 2"):
+        procrustes(normal(3, 2).index_fill(0, torch.tensor(2), torch.nan), normal(3, 2))
 
 
 def test_procrustes_refuses_unpaired_rows():
@@ -281,6 +301,15 @@ def test_few_pairs_are_finite_bounded_and_warned_about(pre, scale):
     assert t(normal(100, 40)).abs().max() < 10 * y.abs().max()
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0])
+def test_rounding_far_from_the_origin_is_no_direction(offset):
+    x, y = normal(300, 3) @ normal(3, 64), normal(300, 3) @ normal(3, 64)
+    with pytest.warns(NumericalWarning, match="determine 3 of 64"):
+        t = ProcrustesTranslator(64, 64).fit(x.float() + offset, y.float() - offset)
+    assert t.rank == 3
+    close(t.rotation @ t.rotation.mT, torch.eye(64), atol=1e-5, rtol=0)
+
+
 def test_enough_pairs_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -414,3 +443,116 @@ def test_repr_is_the_constructor_call():
     t = ProcrustesTranslator(3, 4, scale="norm", pre=None)
     assert repr(t) == ("ProcrustesTranslator(3, 4, scale='norm', allow_reflection=True, pre=None)")
     assert repr(eval(repr(t))) == repr(t)
+
+
+# Promises of all of them
+
+SEEDS = torch.arange(20), torch.arange(20)
+
+
+def with_seeds(cls, **options):
+    return lambda x, y, dtype: cls(6, 6, **options).to(dtype).fit(x, y, SEEDS)
+
+
+def with_pairs(cls, *arguments, **options):
+    return lambda x, y, dtype: cls(6, 6, *arguments, **options).to(dtype).fit(x, y)
+
+
+FITTED = {
+    "procrustes": with_pairs(ProcrustesTranslator, "umeyama"),
+    "affine": with_pairs(AffineTranslator),
+    "sgd": with_pairs(SGDAffineTranslator, 20),
+    "permutation": with_pairs(PermutationTranslator),
+    "rcsls": with_pairs(RCSLSTranslator, steps=3),
+    "relative": with_pairs(InverseRelativeTranslator, 90),
+    "relative-source": with_pairs(InverseRelativeTranslator, 90, rescale="source"),
+    "refined": with_seeds(RefinedProcrustesTranslator),
+    "transport": with_seeds(TransportTranslator),
+    "functional": with_seeds(FunctionalMapTranslator, num_functions=20, k=20),
+    "generalized": lambda x, y, dtype: GeneralizedProcrustes([6, 6], 6).to(dtype).fit([x, y]),
+}
+each_class = pytest.mark.parametrize("fit", FITTED.values(), ids=FITTED)
+
+
+def moved(t, x):
+    return t.translate(x, 0, 1) if isinstance(t, GeneralizedProcrustes) else t(x)
+
+
+@each_class
+def test_autocast_and_inference_mode_change_nothing(fit):
+    x, y = (side.float() for side in planted(n=90, noise=0.1)[:2])
+    modes = (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.inference_mode(),
+    )
+    torch.manual_seed(1)
+    wanted = fit(x, y, torch.float32)
+    for mode in modes:
+        torch.manual_seed(1)
+        with mode:
+            inside = fit(x, y, torch.float32)
+            close(moved(inside, x), moved(wanted, x))
+        close(inside.state_dict(), wanted.state_dict())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [procrustes, linear_map, lambda a, b: functional_map(a, b, *torch.rand(2, len(a)), alpha=0.5)],
+)
+def test_autocast_spoils_no_function(function):
+    x, y = torch.randn(8, 5), torch.randn(8, 5)
+    torch.manual_seed(1)
+    wanted = function(x, y)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        close(function(x, y), wanted)
+    assert function(x, y.double()).dtype == torch.float64
+    assert function(x.half(), y.half()).dtype == torch.float16
+
+
+@each_class
+@pytest.mark.parametrize("size", [1e6, 1e-9])
+def test_what_half_precision_cannot_hold_is_said(fit, size):
+    """Either the map is as good as half precision allows, or the error names what is lost."""
+    x, y = (side.float() for side in planted(n=90, noise=0.01)[:2])
+    for a, b in ((x, size * y), (size * x, y)):
+        try:
+            t = fit(a, b, torch.float16)
+        except ValueError:
+            with pytest.raises(ValueError, match=r"cannot keep `.*` in torch.float16"):
+                fit(a, b, torch.float16)
+        else:
+            wanted = moved(fit(a, b, torch.float64), a.double())
+            close(moved(t, a).double(), wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)
+
+
+@each_class
+def test_rows_of_two_types(fit):
+    x, y = planted(n=90, noise=0.1)[:2]
+    torch.manual_seed(1)
+    wanted = fit(x, y, torch.float64)
+    for a, b in ((x.float(), y), (x, y.float())):
+        torch.manual_seed(1)
+        close(moved(fit(a, b, torch.float64), x), moved(wanted, x), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("make", "saved", "wanted"),
+    [
+        (lambda pre: ProcrustesTranslator(6, 6, pre=pre), "standard", "center"),
+        (lambda pre: ProcrustesTranslator(6, 6, pre=pre), None, "unit"),
+        (lambda pre: AffineTranslator(6, 6, pre=pre), "center", "standard"),
+        (lambda pre: RefinedProcrustesTranslator(6, 6, pre=pre), "unit", None),
+        (lambda rescale: InverseRelativeTranslator(6, 6, 90, rescale=rescale), "source", "mean"),
+    ],
+)
+def test_the_state_of_another_option_is_refused(make, saved, wanted, strict):
+    other = make(wanted)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=rf"state is that of.*={saved!r}`.*Build it with `.*={saved!r}"
+    ):
+        other.load_state_dict(make(saved).state_dict(), strict=strict)
+    close(other.state_dict(), before)
+    make(saved).load_state_dict(make(saved).half().state_dict())

@@ -153,8 +153,24 @@ def test_bad_pairs_are_refused(arguments, message):
 
 
 def test_what_cannot_be_fitted_is_refused():
-    with pytest.raises(TypeError, match="`translator` must be a module with `fit"):
+    with pytest.raises(TypeError, match="`translator` must be a module that is fitted by `fit"):
         translation_report(nn.Linear(4, 4), torch.randn(10, 4), torch.randn(10, 4))
+
+
+@pytest.mark.parametrize(
+    "other", [relreps.RefinedProcrustesTranslator(4, 4), relreps.GeneralizedProcrustes([4, 4], 4)]
+)
+def test_what_needs_more_than_pairs_is_refused(other):
+    with pytest.raises(TypeError, match=r"called on rows, got .* Fit one that takes more"):
+        translation_report(other, torch.randn(10, 4), torch.randn(10, 4))
+
+
+def test_anchors_are_the_pairs_of_an_inverse_relative_translator():
+    t, x = relreps.InverseRelativeTranslator(4, 4, 30, ridge=0.01), torch.randn(60, 4)
+    with pytest.raises(ValueError, match=r"`translator` has 30 anchors.*got 48.*as `test`"):
+        translation_report(t, x, x + 1)
+    report = translation_report(t, x[:30], x[:30] + 1, test=(x[30:], x[30:] + 1))
+    assert report.pairs == 30
 
 
 # ------------------------------------------------------------------------------- scale invariance

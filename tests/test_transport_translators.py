@@ -154,3 +154,8 @@ def test_bad_constructor_and_repr():
         "3, 4, epsilon=0.02, num_clusters=20, max_samples=2000, scale='none', pre='center'"
         in repr(TransportTranslator(3, 4))
     )
+
+
+def test_rows_that_are_no_tensors_are_refused():
+    with pytest.raises(TypeError, match=r"`x` must be a torch.Tensor, got list"):
+        TransportTranslator(1, 1).fit([1], [2])

@@ -5,19 +5,11 @@ them moves everything else, stored vectors included, without the encoder. The wh
 pre-processing included, is in its state, and its output lies in the *original* target space.
 """
 
-from relreps.translate.base import MomentTranslator, Translator
+from relreps.translate.base import Side, Translator
 from relreps.translate.cca import CCATranslator, WhitenedTranslator
 from relreps.translate.functional import FunctionalMapTranslator, functional_map
 from relreps.translate.generalized import GeneralizedProcrustes
-from relreps.translate.linear import (
-    AffineTranslator,
-    LinearTranslator,
-    LOrthoTranslator,
-    ProcrustesRidgeTranslator,
-    ReducedRankTranslator,
-    SGDAffineTranslator,
-    linear_map,
-)
+from relreps.translate.linear import AffineTranslator, LinearTranslator, linear_map
 from relreps.translate.neighbors import (
     RCSLSTranslator,
     RefinedProcrustesTranslator,
@@ -26,7 +18,8 @@ from relreps.translate.neighbors import (
     rcsls_loss,
 )
 from relreps.translate.permutation import PermutationTranslator
-from relreps.translate.procrustes import ProcrustesTranslator, procrustes
+from relreps.translate.procrustes import LOrthoTranslator, ProcrustesTranslator, procrustes
+from relreps.translate.regularized import ProcrustesRidgeTranslator, ReducedRankTranslator
 from relreps.translate.relative import InverseRelativeTranslator
 from relreps.translate.report import (
     ScaleInvarianceReport,
@@ -34,6 +27,8 @@ from relreps.translate.report import (
     scale_invariance_report,
     translation_report,
 )
+from relreps.translate.sgd import SGDAffineTranslator
+from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
 from relreps.translate.transport import TransportTranslator
 
 __all__ = [
@@ -45,14 +40,17 @@ __all__ = [
     "LOrthoTranslator",
     "LinearTranslator",
     "MomentTranslator",
+    "PairMoments",
     "PermutationTranslator",
     "ProcrustesRidgeTranslator",
     "ProcrustesTranslator",
     "RCSLSTranslator",
     "ReducedRankTranslator",
     "RefinedProcrustesTranslator",
+    "Rows",
     "SGDAffineTranslator",
     "ScaleInvarianceReport",
+    "Side",
     "TranslationReport",
     "Translator",
     "TransportTranslator",

@@ -13,7 +13,7 @@ from torch import Tensor
 from relreps import _checks
 from relreps._linalg import as_float64, unit_rows
 from relreps._state import FittedModule
-from relreps._warnings import NumericalWarning
+from relreps._warnings import NumericalWarning, warn
 from relreps.anchors import _inputs
 from relreps.translate.base import Preprocessing
 from relreps.translate.procrustes import ProcrustesTranslator, Scale
@@ -113,7 +113,7 @@ class SeededTranslator(FittedModule, ABC):
         free = pairs[0][seeds:], pairs[1][seeds:]
         agreement = self._agreement(x, y, free)
         if agreement < _DOUBTFUL:
-            self.map._warn(
+            warn(
                 f"Of {len(free[0])} pairs that were found, {agreement:.0%} are confirmed by a map "
                 "of the other half of them: they are probably wrong, and so is the map. Give more "
                 "seeds or more rows, and make sure that both sides hold the same things."

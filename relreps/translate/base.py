@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from abc import ABC, abstractmethod
 from functools import partial, reduce
 from typing import Literal, NamedTuple, Self, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from relreps import _checks
-from relreps._distributed import all_reduce_sum, check_agreement
 from relreps._linalg import (
     as_float64,
     at_least_float32,
@@ -23,16 +19,12 @@ from relreps._linalg import (
     unit_rows,
 )
 from relreps._state import FittedModule
-from relreps._warnings import NumericalWarning
-from relreps.moments import (
-    Moments,
+from relreps._sums import (
     Product,
     RowMoments,
-    all_reduced,
     elementwise,
     finite_moments,
     merged,
-    outer,
     row_moments,
 )
 from relreps.normalization import deviations
@@ -99,6 +91,7 @@ class Translator(FittedModule, ABC):
         _checks.check_size("out_features", out_features)
         _checks.check_choice("pre", pre, (*get_args(Preprocessing), None))
         self.in_features, self.out_features, self.pre = in_features, out_features, pre
+        self._keep_choice("pre", pre, (*get_args(Preprocessing), None))
         self._full_rank = False
         self._register_map()
         self.register_buffer("rank", torch.zeros((), dtype=torch.long))
@@ -169,7 +162,7 @@ class Translator(FittedModule, ABC):
     ) -> tuple[Tensor, Tensor, tuple[Side, Side]]:
         """The pairs pre-processed, in float64, and what that was done with."""
         moments = self._row_moments(x, y, weights, ((0, 0), (1, 1)), (elementwise, elementwise))
-        dtype = _coarser(x.dtype, y.dtype)
+        dtype = coarser(x.dtype, y.dtype)
         sides, levels = self._sides(moments, dtype), self._levels(moments, dtype)
         left, right = (
             self._pre(as_float64(rows), side) * level
@@ -218,26 +211,13 @@ class Translator(FittedModule, ABC):
         """Write every buffer, once nothing can fail any more."""
         for name, side in zip("xy", sides, strict=True):
             values[f"mean_{name}"], values[f"std_{name}"] = side
-        for name, value in values.items():
-            kind = getattr(self, name).dtype
-            if not bool(value.to(kind).isfinite().all()):
-                raise ValueError(
-                    f"the map does not fit into {kind}. Keep the translator in a wider type, or "
-                    "bring the rows nearer to 1."
-                )
+        self._check_fits(**values)
         for name, value in values.items():
             getattr(self, name).copy_(value)
         self.rank.fill_(rank)
         self._full_rank = rank == min(self.in_features, self.out_features)
         self._mark_fitted()
         return self
-
-    def _warn(self, message: str) -> None:
-        """A `NumericalWarning` that points at the call of the user."""
-        frame, level = sys._getframe(), 1
-        while frame.f_back and frame.f_globals.get("__name__", "").startswith(("relreps", "torch")):
-            frame, level = frame.f_back, level + 1
-        warnings.warn(message, NumericalWarning, stacklevel=level)
 
     def _on_load(self) -> None:
         if not self.rank.is_meta:
@@ -286,7 +266,7 @@ class Translator(FittedModule, ABC):
         """For each side 1, or 0 if it has one row over and over, of which only rounding is left."""
         if not self._centres:
             return [1.0, 1.0]
-        eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+        eps = torch.finfo(dtype).eps
         return [_varies(moments, i, eps) for i in (0, 1)]
 
     @property
@@ -321,231 +301,6 @@ class Translator(FittedModule, ABC):
         return moved.to(rows.dtype)
 
 
-class PairMoments(NamedTuple):
-    r"""Sums over pre-processed pairs, in float64: what a map from moments is solved from.
-
-    Attributes:
-        total: Total weight of the pairs.
-        xx: Sum of :math:`p(x) p(x)^\top`, ``(D_x, D_x)``, or its diagonal.
-        xy: Sum of :math:`p(x) q(y)^\top`, ``(D_x, D_y)``.
-        yy: Sum of :math:`q(y) q(y)^\top`, ``(D_y, D_y)``, or its diagonal.
-        pairs: Number of pairs of positive weight.
-        eps: Relative rounding of the rows.
-    """
-
-    total: Tensor
-    xx: Tensor
-    xy: Tensor
-    yy: Tensor
-    pairs: int
-    eps: float
-
-    @property
-    def trace_xx(self) -> Tensor:
-        """Sum of the squared lengths of the source rows."""
-        return diagonal(self.xx).sum()
-
-    @property
-    def trace_yy(self) -> Tensor:
-        """Sum of the squared lengths of the target rows."""
-        return diagonal(self.yy).sum()
-
-
-class Rows(NamedTuple):
-    """Pairs as they were given to `fit`."""
-
-    x: Tensor
-    y: Tensor
-    weights: Tensor | None
-
-
-class _Seen(NamedTuple):
-    """What is remembered of pairs: their moments, their coarsest type, their number."""
-
-    moments: RowMoments
-    dtype: torch.dtype
-    pairs: Tensor
-
-
-class MomentTranslator(Translator):
-    r"""A translator that follows from means and second moments, so it can be fitted in a stream.
-
-    `fit` on all pairs, `partial_fit` on any chunks of them and `solve`, and the same under several
-    processes with `all_reduce` in between give the same map, up to rounding. The moments are
-    O((D_x + D_y)^2) numbers in float64, and are not in a checkpoint: to go on after loading, keep
-    a `relreps.Moments` and `solve` for it, or begin with `fit`.
-
-    A subclass says in `_products` which second moments it needs in full (`outer`) or only the
-    diagonal of (`elementwise`), and gives `_learn`, which ends in `_write`.
-    """
-
-    _remedy = "Call `fit(x, y)` on paired rows first, or `partial_fit(x, y)` and then `solve()`."
-    #: Of xx and yy; the cross-moment xy is always whole.
-    _products: tuple[Product, Product] = (outer, outer)
-    _pairs = ((0, 0), (0, 1), (1, 1))
-
-    def __init__(
-        self, in_features: int, out_features: int, pre: Preprocessing | None = "center"
-    ) -> None:
-        super().__init__(in_features, out_features, pre)
-        self._seen: _Seen | None = None
-
-    @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Self:
-        """Fit on paired rows ``x (N, D_x)`` and ``y (N, D_y)``; on an error nothing changes.
-
-        Args:
-            x: Source rows.
-            y: Target rows of the same samples, in the same order.
-            weights: One non-negative weight a pair; 1 each by default. A whole number counts as
-                that many equal pairs.
-        """
-        self._checked(x, y, weights)
-        seen = self._take(x, y, weights)
-        self._solve(seen, Rows(x, y, weights))
-        self._seen = seen
-        return self
-
-    @torch.no_grad()
-    def partial_fit(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Self:
-        """Add pairs to those of earlier calls, in constant memory; `solve` makes the map of them.
-
-        Args:
-            x: Source rows ``(N, D_x)``; none at all are allowed.
-            y: Target rows ``(N, D_y)`` of the same samples, in the same order.
-            weights: One non-negative weight a pair; 1 each by default.
-        """
-        self._checked(x, y, weights, minimum=0)
-        if self._seen is None and self._fitted:
-            raise RuntimeError(
-                f"{type(self).__name__} has a map without the sums behind it, which are not in a "
-                "checkpoint. Call `fit` to start anew."
-            )
-        new = self._take(x, y, weights)
-        if self._seen is not None:
-            old = _to(self._seen.moments, new.moments.total.device)
-            new = _Seen(
-                merged(old, new.moments, self._pairs, self._each),
-                _coarser(self._seen.dtype, new.dtype),
-                self._seen.pairs.to(new.pairs.device) + new.pairs,
-            )
-        self._seen = new
-        return self
-
-    @torch.no_grad()
-    def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Add up the pairs that all processes of ``group`` have seen, in each of them.
-
-        Call it once, in every process, after the last `partial_fit` and before `solve`: a second
-        call would count every pair again. A process may have seen no pairs.
-
-        Args:
-            group: The processes; all of them by default.
-
-        Raises:
-            ValueError: In every process, if their translators differ in class, sizes or options,
-                or their rows in type.
-            RuntimeError: There is no process group.
-        """
-        check_agreement("The translator", repr(self), group)
-        told = None if self._seen is None else str(self._seen.dtype).removeprefix("torch.")
-        dtype = check_agreement("The type of the rows", told, group)
-        if dtype is None:
-            return self  # no process has seen any
-        x, y = (self.mean_x.new_zeros(0, n) for n in (self.in_features, self.out_features))
-        own = self._seen or self._take(x, y, None)
-        self._seen = _Seen(
-            all_reduced(own.moments, self._pairs, self._each, group),
-            getattr(torch, dtype),
-            all_reduce_sum(own.pairs, group=group)[0],
-        )
-        return self
-
-    @torch.no_grad()
-    def solve(self, moments: Moments | None = None) -> Self:
-        """Make the map of all pairs seen so far; on an error the one before stays.
-
-        Args:
-            moments: A stream of your own, to solve for instead of what `partial_fit` has seen:
-                kept in a checkpoint, with pairs taken away again, or with old ones forgotten.
-                Build it by ``Moments(in_features, out_features, exact=True)``. Not with
-                ``pre="unit"``, which needs the lengths of the rows.
-
-        Raises:
-            RuntimeError: No pairs were seen.
-            ValueError: They do not suffice, or ``moments`` are of other sizes.
-        """
-        seen = self._seen if moments is None else self._adopted(moments)
-        if seen is None or not bool(seen.moments.total > 0):
-            raise RuntimeError(
-                f"{type(self).__name__} has seen no pairs to solve for. "
-                "Call `partial_fit(x, y)` first."
-            )
-        self._solve(seen, None)
-        self._seen = seen
-        return self
-
-    @abstractmethod
-    def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
-        """Find the map between pre-processed rows, and `_write` it. Only `fit` has ``rows``."""
-
-    def _check_related(self, m: PairMoments) -> None:
-        """Refuse pairs that determine no direction at all."""
-        self._refuse_unrelated(m.xy, m.trace_xx, m.trace_yy)
-
-    @property
-    def _each(self) -> tuple[Product, ...]:
-        return self._products[0], outer, self._products[1]
-
-    def _take(self, x: Tensor, y: Tensor, weights: Tensor | None) -> _Seen:
-        moments = self._row_moments(x, y, weights, self._pairs, self._each)
-        count = torch.full_like(moments.total, len(x)) if weights is None else (weights > 0).sum()
-        return _Seen(moments, _coarser(x.dtype, y.dtype), count.to(torch.long))
-
-    def _adopted(self, moments: Moments) -> _Seen:
-        """What was seen by a stream of the user."""
-        sizes = (moments.in_features, moments.out_features)
-        if sizes != (self.in_features, self.out_features) or not moments.exact:
-            raise ValueError(
-                f"`moments` must be Moments({self.in_features}, {self.out_features}, exact=True), "
-                f"got {moments}."
-            )
-        if self.pre == "unit":
-            raise ValueError(
-                "`moments` do not have the lengths of the rows, which `pre='unit'` needs. Use "
-                "`partial_fit`, or bring the rows to length one and take `pre=None`."
-            )
-        total, means, whole = moments.state()
-        scatters = tuple(
-            (s if times is outer else s.diagonal()).clone()
-            for s, times in zip(whole, self._each, strict=True)
-        )
-        state = RowMoments(total.clone(), tuple(mean.clone() for mean in means), scatters)
-        return _Seen(state, torch.float32, total.round().long())
-
-    def _solve(self, seen: _Seen, rows: Rows | None) -> None:
-        """The map of what was seen, from the moments of the pre-processed rows."""
-        moments = seen.moments
-        sides = self._sides(moments, seen.dtype)
-        eps = torch.finfo(torch.promote_types(seen.dtype, torch.float32)).eps
-        levels = self._levels(moments, seen.dtype)
-        sums = []
-        for scatter, (i, j), times in zip(moments.scatters, self._pairs, self._each, strict=True):
-            if self.pre == "standard":
-                scatter = scatter * times(*(inverse_or_zero(sides[k].std)[None] for k in (i, j)))
-            elif not self._centres:
-                a, b = (moments.means[k][None] for k in (i, j))
-                scatter = scatter + moments.total * times(a, b)
-            sums.append(scatter * (levels[i] * levels[j]))
-        xx, xy, yy = sums
-        m = PairMoments(moments.total, xx, xy, yy, int(seen.pairs), eps)
-        self._learn(m, sides, rows)
-
-    def _on_load(self) -> None:
-        super()._on_load()
-        self._seen = None
-
-
 def _varies(moments: RowMoments, side: int, eps: float) -> float:
     """1.0, or 0.0 if the rows of a side are all equal up to rounding."""
     scatter = moments.scatters[-side]  # of xx, or of yy
@@ -559,10 +314,6 @@ def diagonal(scatter: Tensor) -> Tensor:
     return scatter if scatter.dim() == 1 else scatter.diagonal()
 
 
-def _coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
-    return a if torch.finfo(a).eps >= torch.finfo(b).eps else b
-
-
-def _to(moments: RowMoments, device: torch.device) -> RowMoments:
-    means, scatters = (tuple(t.to(device) for t in part) for part in moments[1:])
-    return RowMoments(moments.total.to(device), means, scatters)
+def coarser(*dtypes: torch.dtype) -> torch.dtype:
+    """The type that rows of these types are rounded to at best; half types count as float32."""
+    return torch.float64 if set(dtypes) == {torch.float64} else torch.float32

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import inverse_or_zero
-from relreps.moments import outer
-from relreps.translate.base import MomentTranslator, PairMoments, Preprocessing, Rows, Side
-from relreps.translate.linear import check_rank, rounding
+from relreps._sums import outer
+from relreps._warnings import warn
+from relreps.translate._ridge import check_rank, check_ridge, rounding
+from relreps.translate.base import Preprocessing, Side
+from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
 
 
 class WhitenedTranslator(MomentTranslator):
@@ -22,8 +24,8 @@ class WhitenedTranslator(MomentTranslator):
     Whitened, all directions weigh the same, so that the rotation is not decided by the few of
     largest variance. The singular values :math:`S` are the canonical correlations: a weight of
     :math:`p = 1` trusts each direction as far as it correlates and gives least squares
-    (`CCATranslator`), 0 is the orthogonal map between the whitened spaces, and 1/2, half of the
-    way, is the supervised recipe of vecmap. Fit: O(N (D_x + D_y)^2 + (D_x + D_y)^3), in float64. A
+    (`CCATranslator`), 0 is the orthogonal map between the whitened spaces, and 1/2 is half of the
+    way. Fit: O(N (D_x + D_y)^2 + (D_x + D_y)^3), in float64. A
     call: one matrix product.
 
     Args:
@@ -34,7 +36,7 @@ class WhitenedTranslator(MomentTranslator):
         ridge: :math:`\lambda` in units of the mean variance of a feature, on both sides. Without
             ridge it takes more pairs than features.
         pre: ``"center"`` or ``"standard"``. Bring rows to length one before, if only their
-            direction means something: the recipe does.
+            direction means something.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -57,8 +59,7 @@ class WhitenedTranslator(MomentTranslator):
         True
 
     References:
-        Artetxe, Labaka and Agirre 2018 (vecmap), without its last normalisation of rows, which
-        depends on the mean.
+        Artetxe, Labaka and Agirre 2018, whose steps these are; they weigh both sides.
     """
 
     correlations: Tensor
@@ -76,7 +77,7 @@ class WhitenedTranslator(MomentTranslator):
         _checks.check_choice("pre", pre, ("center", "standard"))
         super().__init__(in_features, out_features, pre)
         _checks.check_number("reweight", reweight, 0, 1)
-        _checks.check_number("ridge", ridge, 0, 1e12)
+        check_ridge("ridge", ridge)
         if rank is not None:
             check_rank(rank, in_features, out_features)
         self.reweight, self.kept, self.ridge = reweight, rank, ridge
@@ -93,10 +94,10 @@ class WhitenedTranslator(MomentTranslator):
     def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
         self._check_related(m)
         widest = max(self.in_features, self.out_features)
-        if not self.ridge and m.pairs < widest + 2:
+        if not self.ridge and round(m.pairs) < widest + 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least {widest + 2} pairs for {self.in_features} "
-                f"and {self.out_features} features, got {m.pairs}: with fewer any two spaces "
+                f"and {self.out_features} features, got {m.pairs:.0f}: with fewer any two spaces "
                 "correlate perfectly. Give more pairs, or a `ridge` such as 0.01."
             )
         white_x, _ = _whitening(m.xx, self.ridge, m.eps)
@@ -108,9 +109,9 @@ class WhitenedTranslator(MomentTranslator):
         live = int((s > len(s) * torch.finfo(s.dtype).eps).sum())
         full = len(self.correlations)
         if len(s) < full:
-            self._warn(
-                f"{m.pairs} pairs determine {len(s)} of {full} directions; the others are ignored. "
-                "Give more pairs, or a larger `ridge`."
+            warn(
+                f"{m.pairs:.0f} pairs determine {len(s)} of {full} directions; the others are "
+                "ignored. Give more pairs, or a larger `ridge`."
             )
         self._write(sides, matrix=matrix, rank=min(live, self.kept or live))
         self.correlations.zero_()[: len(s)] = s

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps._linalg import as_float64, polar_factor, unit_rows
+from relreps._linalg import as_float64, full_precision, polar_factor, unit_rows
+from relreps._warnings import warn
+from relreps.translate._ridge import check_ridge
 from relreps.translate._seeded import SeededTranslator, Seeds
 from relreps.translate.base import Preprocessing
 from relreps.translate.neighbors import mutual_nearest
@@ -64,15 +66,19 @@ def functional_map(
                 f"`{name}` must have one eigenvalue for each of the {len(x)} coefficients, shape "
                 f"({len(x)},), got {tuple(values.shape)}."
             )
-    _checks.check_number("alpha", alpha, 0, float("inf"))
-    gaps = (values_y[:, None] - values_x).square()
-    systems = x @ x.mT + alpha * torch.diag_embed(gaps)
-    # Symmetric and scaled by their diagonals, so that a large alpha loses nothing.
-    scale = systems.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(x.dtype).tiny).rsqrt()
-    scaled = systems * scale[:, :, None] * scale[:, None, :]
-    inverse = torch.linalg.pinv(scaled, hermitian=True)
-    found: Tensor = (inverse @ ((y @ x.mT) * scale)[:, :, None])[..., 0] * scale
-    return found
+    check_ridge("alpha", alpha)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    x, y, values_x, values_y = (t.to(wide) for t in (x, y, values_x, values_y))
+    with full_precision(x):
+        gaps = (values_y[:, None] - values_x).square()
+        systems = x @ x.mT + alpha * torch.diag_embed(gaps)
+        # Symmetric and scaled by their diagonals, so that a large alpha loses nothing.
+        scale = systems.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(wide).tiny).rsqrt()
+        scaled = systems * scale[:, :, None] * scale[:, None, :]
+        inverse = torch.linalg.pinv(scaled, hermitian=True)
+        found: Tensor = (inverse @ ((y @ x.mT) * scale)[:, :, None])[..., 0] * scale
+        return found.to(dtype)
 
 
 class FunctionalMapTranslator(SeededTranslator):
@@ -146,7 +152,7 @@ class FunctionalMapTranslator(SeededTranslator):
         super().__init__(in_features, out_features, scale, pre)
         _checks.check_size("num_functions", num_functions, minimum=2)
         _checks.check_size("k", k)
-        _checks.check_number("alpha", alpha, 0, float("inf"))
+        check_ridge("alpha", alpha)
         self.num_functions, self.k, self.alpha = num_functions, k, alpha
         self.register_buffer("similarity", torch.zeros(()))
 
@@ -168,7 +174,7 @@ class FunctionalMapTranslator(SeededTranslator):
                 f"{self.num_functions} and {least} rows. Build the translator for fewer."
             )
         _checks.check_k(self.k, least - 1, "other rows")
-        sides = [as_float64(rows) for rows in (x, y)]
+        sides = [as_float64(rows).to(known[0].device) for rows in (x, y)]
         values, functions, codes = [], [], []
         for name, rows, index in zip("xy", sides, known, strict=True):
             spectrum = self._spectrum(name, rows)
@@ -198,7 +204,7 @@ class FunctionalMapTranslator(SeededTranslator):
         values, functions = laplacian_eigenfunctions(rows, self.num_functions, self.k)
         parts = int((values < 1e-8).sum())
         if parts > 1:
-            self.map._warn(
+            warn(
                 f"The neighbour graph of `{name}` falls into {parts} parts or more, which the "
                 "eigenfunctions cannot relate. Raise `k`."
             )

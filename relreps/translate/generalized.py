@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Self
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from relreps import _checks
 from relreps._linalg import as_float64, at_least_float32, full_precision, polar_factor
 from relreps._state import FittedModule
-from relreps._warnings import NumericalWarning
+from relreps._warnings import warn
 
 
 class GeneralizedProcrustes(FittedModule):
@@ -137,18 +136,17 @@ class GeneralizedProcrustes(FittedModule):
             if levels[-2] - levels[-1] <= self.tolerance:
                 break
         else:
-            warnings.warn(
+            warn(
                 f"The alternation was still falling after {self.max_rounds} rounds, at "
-                f"{levels[-1]:.3g} of the energy. Raise `max_rounds` or `tolerance`.",
-                NumericalWarning,
-                stacklevel=3,  # no_grad is a frame of its own
+                f"{levels[-1]:.3g} of the energy. Raise `max_rounds` or `tolerance`."
             )
         solution.fix_gauge()
-        for m in range(len(rows)):
-            self._of("rotation", m).copy_(solution.rotations[m])
-            self._of("mean", m).copy_(means[m])
-            self._of("unit", m).copy_(units[m])
-            self._of("offset", m).copy_(solution.offsets[m])
+        found = {"rotation": solution.rotations, "mean": means, "unit": units}
+        found["offset"] = solution.offsets
+        values = {f"{name}_{m}": t for name, each in found.items() for m, t in enumerate(each)}
+        self._check_fits(**values)
+        for name, value in values.items():
+            getattr(self, name).copy_(value)
         self.objective.fill_(max(levels[-1], 0.0))
         self.rounds.fill_(len(levels) - 1)
         self._mark_fitted()
@@ -267,7 +265,8 @@ class _Alternation:
         """Turn and shift the hub to its principal axes about its mean, with signs by a rule."""
         mean = self.total @ self.hub / self.total.sum()
         rest = (self.hub - mean) * self.total.sqrt()[:, None]
-        axes = torch.linalg.svd(rest, full_matrices=True).Vh.mT
+        triangle = torch.linalg.qr(rest, mode="r").R  # has the axes of all rows, in H of them
+        axes = torch.linalg.svd(triangle, full_matrices=True).Vh.mT
         scores = rest @ axes
         peaks = scores.gather(0, scores.abs().argmax(0, keepdim=True))
         axes = axes * torch.where(peaks < 0, -1, 1)

@@ -66,7 +66,7 @@ def mutual_nearest(x: Tensor, y: Tensor, k: int = 10) -> ParallelAnchors:
 
     Returns:
         ``(indices_x, indices_y, scores)``. A score says how far a pair is ahead of the best rival
-        of either row, zero at a tie.
+        of either row: zero at a tie, infinite if neither has any.
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(M, D)`. Output: :math:`(P,)` each, P at most min(N, M).
@@ -207,7 +207,7 @@ class RefinedProcrustesTranslator(SeededTranslator):
         known = self._checked(x, y, seeds)
         _checks.check_k(self.k, min(len(x), len(y)))
         wide = torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype)
-        rows_x, rows_y = as_float64(x), as_float64(y)
+        rows_x, rows_y = (as_float64(rows).to(known[0].device) for rows in (x, y))
         pairs = known
         for _ in range(self.rounds):
             found = self._map_of(rows_x, rows_y, pairs)
@@ -293,6 +293,7 @@ class RCSLSTranslator(Translator):
         self._checked(x, y, None)
         _checks.check_k(self.k, len(x))
         left, right, sides = self._prepared(x, y)
+        self._refuse_unrelated(left.mT @ right, left.square().sum(), right.square().sum())
         left, right = unit_rows(left), unit_rows(right)
         matrix, rate = procrustes(left, right), self.rate
         loss, gradient = self._descent(left, right, matrix)
@@ -308,8 +309,9 @@ class RCSLSTranslator(Translator):
         return self
 
     def _descent(self, left: Tensor, right: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            matrix = matrix.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            left, right = left.clone(), right.clone()  # no tensors of inference mode
+            matrix = matrix.clone().requires_grad_()
             loss = rcsls_loss(left @ matrix, right, self.k)
             (gradient,) = torch.autograd.grad(loss, matrix)
         return loss.detach(), gradient

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from relreps._sums import elementwise
+from relreps._warnings import warn
 from relreps.anchors._transport import assign
-from relreps.moments import elementwise
-from relreps.translate.base import MomentTranslator, PairMoments, Preprocessing, Rows, Side
+from relreps.translate.base import Preprocessing, Side
+from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
 
 
 class PermutationTranslator(MomentTranslator):
@@ -74,7 +76,7 @@ class PermutationTranslator(MomentTranslator):
         level = (10 * m.eps) ** 2
         still = (m.xx[left] <= level * m.xx.max()) | (m.yy[right] <= level * m.yy.max())
         if bool(still.any()):
-            self._warn(
+            warn(
                 f"{int(still.sum())} features hardly vary in the pairs, so their places are a "
                 "guess. Give pairs in which they vary, if they matter."
             )

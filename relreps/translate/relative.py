@@ -17,15 +17,13 @@ from relreps._linalg import (
     safe_norm,
     unit_rows,
 )
-from relreps._state import FittedModule
+from relreps._state import FittedModule, check_fits
 from relreps.anchors import prune_anchors
 from relreps.normalization import Center
 from relreps.projection import RelativeProjection
+from relreps.translate._ridge import RIDGES, check_ridge, gcv
 
 Rescale = Literal["none", "mean", "source"]
-
-#: Ridges that ``"gcv"`` chooses from, relative to the mean eigenvalue.
-_RIDGES = torch.logspace(-6, 3, 37, dtype=torch.float64).tolist()
 
 
 class InverseRelativeTranslator(FittedModule):
@@ -106,10 +104,7 @@ class InverseRelativeTranslator(FittedModule):
         super().__init__()
         _checks.check_size("out_features", out_features)
         _checks.check_size("num_anchors", num_anchors, minimum=2)
-        if isinstance(ridge, str):
-            _checks.check_choice("ridge", ridge, ("gcv",))
-        else:
-            _checks.check_number("ridge", ridge, 0, float("inf"))
+        check_ridge("ridge", ridge, ("gcv",))
         _checks.check_choice("rescale", rescale, get_args(Rescale))
         _checks.check_number("pruning", pruning, 0, 1)
         _checks.check_choice("prune_on", prune_on, ("target", "source"))
@@ -122,6 +117,7 @@ class InverseRelativeTranslator(FittedModule):
         self.in_features, self.out_features = in_features, out_features
         self.num_anchors, self.ridge, self.rescale = num_anchors, ridge, rescale
         self.pruning, self.prune_on, self.subspaces = pruning, prune_on, subspaces
+        self._keep_choice("rescale", rescale, get_args(Rescale))
         self.encoder = RelativeProjection(in_features, num_anchors, pre=Center(in_features))
         self.register_buffer("length_x", torch.ones(()))
         self.register_buffer("decoder", torch.zeros(num_anchors, out_features))
@@ -147,7 +143,7 @@ class InverseRelativeTranslator(FittedModule):
         _checks.check_finite("x", x)
         _checks.check_generator(generator)
         target = self._solved(y, x, generator)
-        self.set_source(x)
+        self._set_source("x", x)
         return self._write(target)
 
     @torch.no_grad()
@@ -155,10 +151,7 @@ class InverseRelativeTranslator(FittedModule):
         """Set what `encode` needs: source anchors ``(A, D_x)``. On an error nothing changes."""
         _checks.check_anchors(anchors, self.num_anchors, self.in_features)
         _checks.check_finite("anchors", anchors)
-        length = _about_mean("anchors", anchors)[1].mean()
-        self.encoder.set_anchors(anchors)
-        self.length_x.copy_(length)
-        return self
+        return self._set_source("anchors", anchors)
 
     @torch.no_grad()
     def set_target(self, anchors: Tensor, *, generator: torch.Generator | None = None) -> Self:
@@ -225,6 +218,14 @@ class InverseRelativeTranslator(FittedModule):
                 "Call `fit(x, y)`, or `set_source(anchors)` to encode only."
             )
 
+    def _set_source(self, name: str, anchors: Tensor) -> Self:
+        length = _about_mean(name, anchors)[1].mean()
+        self._check_fits(length_x=length)
+        check_fits(type(self).__name__, name, anchors, self.encoder.anchors.dtype)
+        self.encoder.set_anchors(anchors)
+        self.length_x.copy_(length)
+        return self
+
     def _write(self, target: dict[str, Tensor]) -> Self:
         for name, value in target.items():
             getattr(self, name).copy_(value)
@@ -256,6 +257,7 @@ class InverseRelativeTranslator(FittedModule):
             # A ridge shrinks; what it takes from the anchors themselves is given back.
             shrunk = torch.linalg.vector_norm(units @ units.mT @ decoder, dim=-1).mean()
             decoder = decoder * (lengths.mean() * inverse_or_zero(shrunk))
+        self._check_fits(decoder=decoder, mean_y=mean)
         return {
             "decoder": decoder,
             "mean_y": mean,
@@ -287,7 +289,12 @@ class InverseRelativeTranslator(FittedModule):
         unit = s.square().sum() / units.shape[1]
         squares = torch.where(live, s.square(), 0)
         if self.ridge == "gcv" and codes is not None:
-            ridge = _gcv(u.mT @ codes, codes.square().sum(), squares / unit)
+            explained = (u.mT @ codes).square().sum(1)
+            penalties = unit * torch.tensor(RIDGES).to(s)
+            scores = gcv(
+                squares[live], explained[live], codes.square().sum(), len(codes), penalties
+            )
+            ridge = RIDGES[int(scores.argmin())]
         else:
             ridge = float(self.ridge)
         gains = torch.where(live, s / torch.where(live, squares + ridge * unit, 1), 0)
@@ -310,15 +317,3 @@ def _about_mean(name: str, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             f"`{name}` must vary, got anchors that are all equal. Give anchors that differ."
         )
     return mean, lengths, unit_rows(rest)
-
-
-def _gcv(projected: Tensor, total: Tensor, squares: Tensor) -> float:
-    r"""The ridge with the least :math:`\lVert (I - H) R \rVert^2 / (1 - \tfrac1k tr H)^2`."""
-    k = projected.shape[1]
-    energy = projected.square().sum(1)
-    scores = []
-    for ridge in _RIDGES:
-        h = squares / (squares + ridge)
-        rest = total - (energy * (1 - (1 - h).square())).sum()
-        scores.append(float(rest / (1 - h.sum() / k).square()))
-    return float(_RIDGES[scores.index(min(scores))])

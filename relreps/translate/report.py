@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from relreps import _checks
 from relreps._linalg import as_float64, rank_tolerance, unit_rows
 from relreps.metrics import recall_at_k
+from relreps.translate.relative import InverseRelativeTranslator
 
 #: Directions for each pair from which on least squares fits noise: the error of a row that was left
 #: out is that of a fitted one over ``1 - directions / pairs``, on average.
@@ -98,7 +100,8 @@ def translation_report(
     Cost: one fit, the search O(M² D_y) among M held-out rows, and singular values.
 
     Args:
-        translator: A module with ``fit(x, y)``, fitted or not.
+        translator: A module that is fitted by ``fit(x, y)`` on pairs and called on rows, fitted or
+            not. An `InverseRelativeTranslator` needs ``test`` and as many pairs as it has anchors.
         x: Source rows.
         y: Target rows of the same samples, in the same order.
         test: Held-out pairs ``(x, y)``; the map is then fitted on all rows of ``x`` and ``y``.
@@ -129,19 +132,36 @@ def translation_report(
     References:
         Effective rank: Roy and Vetterli 2007.
     """
-    if not callable(getattr(translator, "fit", None)):
-        raise TypeError(
-            f"`translator` must be a module with `fit(x, y)`, got {type(translator).__name__}."
-        )
+    _check_translator(translator)
     _check_pairs("", x, y)
     if test is None:
         (x, y), test = _split(x, y, held_out, generator)
+    if isinstance(translator, InverseRelativeTranslator) and translator.num_anchors != len(x):
+        raise ValueError(
+            f"`translator` has {translator.num_anchors} anchors, and so many pairs it is fitted "
+            f"on, got {len(x)}. Give them as `x` and `y`, and other pairs as `test`."
+        )
     _check_pairs("test", *test)
     _checks.check_features("test[0]", test[0], x.shape[1])
     _checks.check_features("test[1]", test[1], y.shape[1])
     fitted = copy.deepcopy(translator)
     fitted.fit(x, y)  # type: ignore[operator]
     return _measure(fitted, x, y, *test)
+
+
+def _check_translator(translator: nn.Module) -> None:
+    """Refuse what cannot be fitted on pairs alone, or not be called on rows."""
+    try:
+        inspect.signature(translator.fit).bind(None, None)  # type: ignore[arg-type]
+        takes_pairs = type(translator).forward is not nn.Module.forward
+    except (AttributeError, TypeError):
+        takes_pairs = False
+    if not takes_pairs:
+        raise TypeError(
+            "`translator` must be a module that is fitted by `fit(x, y)` on pairs and called on "
+            f"rows, got {type(translator).__name__}. Fit one that takes more, such as seeds or "
+            "many spaces, yourself; `retrieval_scores` compares what it returns with held-out rows."
+        )
 
 
 def _check_pairs(side: str, x: Tensor, y: Tensor) -> None:
