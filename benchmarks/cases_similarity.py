@@ -1,10 +1,16 @@
-"""Similarity of two spaces: each measure and the products or decompositions it rests on."""
+"""Similarity of two spaces: each measure and the products or decompositions it rests on.
+
+Peers take numbers of the same type, and PyTorch's own products and decompositions: those of NumPy
+and SciPy, which may come with another BLAS, say so in their names.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from cases import Call, Comparison, normal
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
@@ -41,7 +47,7 @@ def cka(debiased: bool) -> Callable[[bool], dict[str, Call]]:
         return {
             "relreps": lambda: linear_cka(x, y, debiased),
             "the three products": lambda: (x.T @ y, x.T @ x, y.T @ y),
-            "the formula in NumPy": lambda: numpy_cka(x_np, y_np),
+            "the formula in NumPy, biased": lambda: numpy_cka(x_np, y_np),
         }
 
     return build
@@ -49,10 +55,15 @@ def cka(debiased: bool) -> Callable[[bool], dict[str, Call]]:
 
 def cka_of_rows(quick: bool) -> dict[str, Call]:
     x, y = pair(512, 4096)
-    return {
+    calls: dict[str, Call] = {
         "relreps": lambda: linear_cka(x, y, debiased=True),
         "the two products": lambda: (x @ x.T, y @ y.T),
     }
+    if all(map(importlib.util.find_spec, ("ckatorch", "seaborn"))):  # it imports its plots
+        from ckatorch.core import cka_base
+
+        calls["ckatorch"] = lambda: cka_base(x, y, unbiased=True)
+    return calls
 
 
 def rbf_cka(quick: bool) -> dict[str, Call]:
@@ -78,24 +89,23 @@ def procrustes(quick: bool) -> dict[str, Call]:
     x, y = (side.double() for side in pair(2000 if quick else 20_000, 256))
     return {
         "relreps": lambda: procrustes_distance(x, y),
-        "the product and its SVD": lambda: np.linalg.svd((x.T @ y).numpy()),
+        "the product and its SVD": lambda: torch.linalg.svd(x.T @ y),
     }
 
 
 def cca(quick: bool) -> dict[str, Call]:
     x, y = (side.double() for side in pair(2000 if quick else 20_000, 128))
-    x_np, y_np = x.numpy(), y.numpy()
 
     def decompositions() -> None:
-        u, v = (np.linalg.svd(side, full_matrices=False)[0] for side in (x_np, y_np))
-        np.linalg.svd(u.T @ v, compute_uv=False)
+        u, v = (torch.linalg.svd(side, full_matrices=False).U for side in (x, y))
+        torch.linalg.svdvals(u.T @ v)
 
-    return {"relreps": lambda: mean_cca(x, y), "three SVDs in NumPy": decompositions}
+    return {"relreps": lambda: mean_cca(x, y), "three SVDs": decompositions}
 
 
 def distances(quick: bool) -> dict[str, Call]:
-    x, y = pair(500 if quick else 2000, 64)
-    x_np, y_np = x.double().numpy(), y.double().numpy()
+    x, y = (side.double() for side in pair(500 if quick else 2000, 64))
+    x_np, y_np = x.numpy(), y.numpy()
     return {
         "relreps": lambda: rsa(x, y),
         "SciPy pdist and spearmanr": lambda: spearmanr(pdist(x_np), pdist(y_np)),
@@ -103,8 +113,8 @@ def distances(quick: bool) -> dict[str, Call]:
 
 
 def distance_covariance(quick: bool) -> dict[str, Call]:
-    x, y = pair(500 if quick else 2000, 64)
-    x_np, y_np = x.double().numpy(), y.double().numpy()
+    x, y = (side.double() for side in pair(500 if quick else 2000, 64))
+    x_np, y_np = x.numpy(), y.numpy()
     return {
         "relreps": lambda: distance_correlation(x, y),
         "SciPy pdist, twice": lambda: (pdist(x_np), pdist(y_np)),

@@ -112,6 +112,18 @@ def test_columns_that_repeat_others_change_nothing(measure, dtype):
     close(measure(x, more), measure(x, y), atol=1e-5, rtol=0)
 
 
+@each_measure
+@pytest.mark.parametrize("column", [0, 3])
+def test_units_of_the_features_decide_no_rank(measure, column):
+    if measure is svcca:
+        pytest.skip("variance is in the units of the features")
+    x, y = spaces()
+    stretched = x.clone()
+    stretched[:, column] *= 1e6
+    got = measure(stretched.float(), y.float())
+    close(got.double(), measure(stretched, y), atol=1e-5, rtol=0)
+
+
 def test_rcond_drops_weak_directions():
     x, y = spaces()
     noisy = torch.cat((x, 1e-6 * torch.randn(N, 2, dtype=torch.float64)), 1)

@@ -1,13 +1,11 @@
 """CKA against slow formulas on Gram matrices, and its streams against one call on all rows."""
 
 import copy
-import os
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import pdist, squareform
-from torch import distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -196,7 +194,9 @@ def test_gradients_at_copies_and_lost_directions(debiased, shape):
 def test_compiles_in_one_graph_and_runs_on_meta(measure):
     x, y = spaces(dtype=torch.float32)
     torch._dynamo.reset()
-    close(torch.compile(measure, fullgraph=True, backend="eager")(x, y), measure(x, y))
+    compiled = torch.compile(measure, fullgraph=True, backend="eager")
+    close(compiled(x, y), measure(x, y))
+    close(compiled(x * 1e20, y), measure(x, y))
     assert measure(x.to("meta"), y.to("meta")).shape == ()
 
 
@@ -288,30 +288,81 @@ def test_a_batch_may_be_constant():
     assert 0 < stream.compute() < 1
 
 
-def in_two_processes(rank, path):
-    """Uneven shards with different shifts; one process may have seen nothing."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    torch.manual_seed(0)
+HEAD, TAIL = slice(0, 30), slice(30, None)
+SCALES = [1e-12, 1e-25, 1e19, 1e25]
+
+
+@each_estimator
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_stream_in_any_units_in_float32(debiased, scale):
+    x, y = spaces(dtype=torch.float32)
+    wanted = linear_reference(x, y, debiased)
+    x = x * scale
+    assert float(fed(CKA(5, 7, debiased), x, y, [20] * 3).compute()) == pytest.approx(
+        wanted, abs=1e-5
+    )
+    # The parts of one whole choose units of their own.
+    first, rest = (fed(CKA(5, 7, debiased), x[rows], y[rows], [30]) for rows in (HEAD, TAIL))
+    assert float(rest.merge(first).compute()) == pytest.approx(wanted, abs=1e-5)
+    assert float(linear_cka(x, y, debiased)) == pytest.approx(wanted, abs=1e-5)
+
+
+@each_estimator
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_a_stream_in_any_units_in_float64(debiased, scale):
     x, y = spaces()
-    x = x + torch.linspace(0, 9, 60)[:, None]
-    rows = slice(0, 17) if rank == 0 else slice(17, None)
-    for debiased in (False, True):
-        wanted = linear_cka(x, y, debiased)
-        close(CKA(5, 7, debiased).update(x[rows], y[rows]).all_reduce().compute(), wanted)
-        alone = CKA(5, 7, debiased)
-        if rank:
-            alone.update(x, y)
-        close(alone.all_reduce().compute(), wanted)
-    half = slice(0, 30) if rank == 0 else slice(30, None)
-    wanted = minibatch_cka(x, y, 30)
-    close(MinibatchCKA().update(x[half], y[half]).all_reduce().compute(), wanted)
-    dist.barrier()  # neither leaves while the other still receives
-    os._exit(0)  # what has passed is not undone by gloo's threads, which may abort at a normal exit
+    first = fed(CKA(5, 7, debiased), x[:20] * scale, y[:20], [20])
+    rest = fed(CKA(5, 7, debiased), x[20:] * scale, y[20:], [1, 39])
+    close(rest.merge(first).compute(), linear_cka(x, y, debiased))
 
 
-def test_two_processes_see_what_one_would(tmp_path):
-    torch.multiprocessing.spawn(in_two_processes, (tmp_path / "store",), nprocs=2)
+def test_batches_whose_units_differ():
+    x, y = spaces(40)
+    x[20:] *= 1e3
+    close(fed(CKA(5, 7, True), x * 1e-30, y, [20, 20]).compute(), linear_cka(x, y, True))
+    wanted = fed(MinibatchCKA(), x, y, [20, 20]).compute()
+    for scale in SCALES:
+        got = fed(MinibatchCKA(), x.float() * scale, y.float(), [20, 20]).compute()
+        close(got, wanted, atol=1e-5, rtol=0)
+        rbf = fed(MinibatchCKA("rbf"), x.float() * scale, y.float(), [20, 20]).compute()
+        close(rbf, fed(MinibatchCKA("rbf"), x, y, [20, 20]).compute(), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="fourth power is a number, got entries up to 2e"):
+        MinibatchCKA().update(x[:20] * 1e100, y[:20])
+
+
+@each_estimator
+@pytest.mark.parametrize("offset", [1e7, 1e9])
+def test_rounding_is_that_of_the_type(debiased, offset):
+    x, y = spaces()
+    moved = (x + offset) - offset
+    close(
+        fed(CKA(5, 7, debiased), x + offset, y, [20] * 3).compute(),
+        linear_cka(moved, y, debiased),
+        atol=1e-6,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [6, 10])
+def test_the_corners_of_a_simplex_have_no_debiased_product(dtype, n):
+    """Two of them may not make one either: both would be noise, of any sign."""
+
+    def measures(x, y):
+        yield linear_cka(x, y, True)
+        yield kernel_cka(x, y, debiased=True)
+        yield minibatch_cka(x, y)
+        yield minibatch_cka(x, y, kernel="rbf")
+        yield CKA(n, y.shape[1], True).update(x, y).compute()
+        yield MinibatchCKA().update(x, y).compute()
+
+    other = torch.randn(n, 3, dtype=dtype)
+    for _ in range(4):
+        simplex = torch.eye(n).double() @ torch.linalg.qr(torch.randn(n, n).double()).Q
+        for y in (other, simplex.to(dtype)):
+            with pytest.warns(NumericalWarning, match="of `[xy]`, .*up to rounding"):
+                values = torch.stack([value.double() for value in measures(simplex.to(dtype), y)])
+            assert values.isnan().all()
 
 
 @each_estimator
@@ -333,8 +384,34 @@ def test_constant_batches_are_nan():
 def test_rbf_without_a_median_distance_is_nan():
     x, y = spaces(10)
     x[2:] = x[2]
-    with pytest.warns(NumericalWarning, match="NaN"):
-        assert kernel_cka(x, y).isnan()
+    x.requires_grad_()
+    with pytest.warns(NumericalWarning, match="of `x`, at least half of the distances are zero"):
+        value = kernel_cka(x, y)
+    assert value.isnan()
+    (gradient,) = torch.autograd.grad(value, x)
+    assert gradient.isfinite().all()
+
+
+def test_a_batch_without_a_median_distance_adds_nothing_for_its_side():
+    x, y = spaces(40)
+    x[22:] = x[22]
+    stream = fed(MinibatchCKA("rbf"), x, y, [20, 20])
+    with torch.no_grad():
+        constant = x.clone()
+        constant[20:] = 3
+    close(stream.compute(), fed(MinibatchCKA("rbf"), constant, y, [20, 20]).compute())
+    close(stream.compute(), minibatch_cka(x, y, 20, "rbf"))
+
+
+@pytest.mark.parametrize("outlier", [1e2, 3e4, 1e7])
+def test_rbf_with_one_row_far_away_in_float32(outlier):
+    x, y = spaces(100)
+    x[0] += outlier
+    narrow = x.float()
+    value = kernel_cka(narrow, y.float())
+    assert float(value) == pytest.approx(float(kernel_cka(narrow.double(), y)), abs=1e-6)
+    wanted = reference(rbf(narrow, 1.0), rbf(y, 1.0), False)
+    assert float(value) == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """RSA and distance correlation against SciPy; regression against scikit-learn."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,7 @@ from scipy import stats
 from scipy.spatial.distance import pdist, squareform
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from test_cka import Largest
 
 from relreps import NumericalWarning
 from relreps.metrics import dissimilarity as module
@@ -116,18 +117,6 @@ def test_distance_correlation_gradients_at_copies():
     assert torch.autograd.gradcheck(distance_correlation, inputs)
 
 
-class Largest(TorchDispatchMode):
-    """The size of the largest tensor that any operation makes."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        self.size = max(self.size, *sizes, 0)
-        return out
-
-
 @pytest.mark.parametrize(
     "measure", [lambda x, y: rsa(x, y, compare="pearson"), distance_correlation]
 )
@@ -155,9 +144,20 @@ def test_regression_with_columns_that_repeat():
     close(regression_r2(more.float(), y.float()), regression_r2(x, y).float(), atol=1e-5, rtol=0)
 
 
+def test_regression_does_not_depend_on_the_units_of_the_features():
+    x, y = spaces()
+    wanted = float(regression_r2(x, y))
+    for scale in (1e-6, 1e6):
+        stretched = x.float()
+        stretched[:, 0] *= scale
+        assert float(regression_r2(stretched, y.float())) == pytest.approx(wanted, abs=1e-5)
+
+
 def test_regression_gradients():
     x, y = spaces(12, 3, 4)
     assert torch.autograd.gradcheck(regression_r2, (x.requires_grad_(), y.requires_grad_()))
+    with pytest.raises(RuntimeError, match="regression_r2 has no second derivative"):
+        torch.autograd.grad(regression_r2(x, y), x, create_graph=True)
 
 
 def test_too_few_rows_explain_anything():
@@ -167,10 +167,16 @@ def test_too_few_rows_explain_anything():
 
 def test_equal_distances_have_no_correlation():
     """Every two corners of a simplex are equally far apart."""
-    with pytest.warns(NumericalWarning, match="NaN"):
-        assert rsa(torch.eye(5), torch.randn(5, 3)).isnan()
-    with pytest.warns(NumericalWarning, match="NaN"):
-        assert distance_correlation(torch.eye(5), torch.randn(5, 3)).isnan()
+    for _ in range(3):
+        turned = torch.eye(6).double() @ torch.linalg.qr(torch.randn(6, 6).double()).Q
+        for simplex in (torch.eye(6), turned, turned.float()):
+            for pair in ((simplex, torch.randn(6, 3)), (torch.randn(6, 3), simplex)):
+                for measure in (rsa, partial(rsa, compare="pearson"), distance_correlation):
+                    with pytest.warns(NumericalWarning, match="its distances are all equal"):
+                        assert measure(*pair).isnan()
+            with pytest.warns(NumericalWarning, match=r"of `[xy]`, its distances") as caught:
+                assert distance_correlation(simplex, simplex).isnan()
+            assert len(caught) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Comparisons of layers against measures of outputs that are computed by hand."""
 
+import warnings
 from collections import OrderedDict
 from functools import partial
 from itertools import pairwise
@@ -18,6 +19,7 @@ from relreps.metrics import (
     linear_cka,
     mutual_knn,
     procrustes_distance,
+    retrieval_scores,
 )
 
 B, D = 12, 6
@@ -223,13 +225,82 @@ def test_hooks_are_gone_after_an_error(where):
     assert a.training
 
 
-def test_constant_layers_are_nan_with_a_warning():
+@pytest.mark.parametrize("measure", [CKA, MinibatchCKA, linear_cka, partial(mutual_knn, k=3)])
+def test_constant_layers_are_nan_with_one_warning_each(measure):
     a = net(D, 5)
     nn.init.zeros_(a.linear0.weight)
-    for measure in (CKA, MinibatchCKA, partial(mutual_knn, k=3)):
-        with pytest.warns(NumericalWarning):
-            scores = compare_layers(a, net(D, 7), data(), measure).scores
-        assert scores.isnan().all()
+    with pytest.warns(NumericalWarning) as caught:
+        scores = compare_layers(a, net(D, 7, 7), data(), measure).scores
+    assert scores.isnan().all()
+    assert sorted(str(w.message).count("`model_a.linear0`") for w in caught) == [0, 1]
+    assert sorted(str(w.message).count("`model_a.act0`") for w in caught) == [0, 1]
+    assert {w.filename for w in caught} == {__file__}
+
+
+@pytest.mark.parametrize("measure", [CKA, partial(CKA, debiased=True), MinibatchCKA])
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_scale_of_a_network_changes_nothing(measure, scale):
+    a, b, batches = nn.Linear(D, 5, bias=False), nn.Linear(D, 4), data()
+    wanted = compare_layers(a, b, [(x, x) for x in batches], measure).scores
+    scores = compare_layers(a, b, [(x * scale, x) for x in batches], measure).scores
+    close(scores, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_loader_of_single_tensors_gives_them_in_lists():
+    x = torch.randn(20, D)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), 10)
+    model = net(D, 5)
+    close(
+        compare_layers(model, model, loader, CKA).scores,
+        compare_layers(model, model, x.split(10), CKA).scores,
+    )
+
+
+class Real(nn.Module):
+    """What real networks have: integers, a position table, a tuple, an activation used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.words, self.places = nn.Identity(), nn.Embedding(9, 4), nn.Embedding(7, 4)
+        self.lstm, self.act, self.head = nn.LSTM(4, 3, batch_first=True), nn.ReLU(), nn.Linear(3, 2)
+        self.size = nn.Flatten(0)
+
+    def forward(self, x):
+        z = self.words(self.ids(x)) + self.places(torch.arange(x.shape[1])[None])
+        z = self.act(self.head(self.act(self.lstm(z)[0][:, -1])))
+        return self.size(z[:, 0])
+
+
+def test_what_cannot_be_compared_is_left_out_by_default_and_named_once():
+    model, batches = Real(), list(torch.randint(0, 9, (3, B, 7)))
+    with pytest.warns(UserWarning, match="left out") as caught:
+        result = compare_layers(model, model, [{"x": batch} for batch in batches], CKA)
+    assert result.layers_a == result.layers_b == ["words", "head"]
+    (warning,) = caught
+    assert warning.filename == __file__
+    for why in (
+        "`model_a.ids` gives torch.int64;",
+        "`model_a.places` gives 1 rows for 12 samples;",
+        "`model_a.lstm` gives a tuple;",
+        "`model_b.act` runs more than once;",
+        r"`model_b.size` gives shape (12,)",
+    ):
+        assert why in str(warning.message)
+    with pytest.raises(TypeError, match=r"`model_a.ids` must be a floating-point"):
+        compare_layers(model, model, batches, CKA, ["ids"])
+
+
+def test_transformers_go_through_by_default():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8))
+    batches = [{"input_ids": torch.randint(0, 30, (B, 5))} for _ in range(2)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(compare_layers(bert, bert, batches, MinibatchCKA).layers_a) > 10
+    left_out, *constant = (str(warning.message) for warning in caught)
+    assert "`model_b.embeddings.position_embeddings` gives 1 rows for 12 samples" in left_out
+    assert all("token_type_embeddings" in message for message in constant)
 
 
 def test_markdown():
@@ -262,6 +333,10 @@ class Twice(nn.Module):
 MODEL = net(D, 5)
 
 
+def named(layer):
+    return {"layers": [layer], "layers_b": ["act0"]}
+
+
 @pytest.mark.parametrize(
     ("model", "loader", "options", "error", "message"),
     [
@@ -272,12 +347,24 @@ MODEL = net(D, 5)
         (MODEL, [], {}, ValueError, "`loader` must give at least one batch"),
         (MODEL, [(1, 2, 3)], {}, ValueError, "pairs .* got a tuple of 3"),
         (MODEL, [[data()[0], torch.arange(B)]], {}, ValueError, "looks like labels. Take them out"),
-        (Tuples(), data(), {}, TypeError, "`model_a.lstm` is a tuple. Name another layer"),
-        (Twice(), data(), {}, RuntimeError, "`model_a.act` ran again"),
+        (Tuples(), data(), named("lstm"), TypeError, "`model_a.lstm` is a tuple. Name another"),
+        (Twice(), data(), named("act"), RuntimeError, "`model_a.act` ran again"),
+        (Twice(), data(), {}, ValueError, "by default none is left. `model_a.act` runs more than"),
+        (print, data(), {}, TypeError, "`model_a` must be a torch.nn.Module, got builtin"),
+        (MODEL, data(), {"measure": "cka"}, TypeError, "`measure` must be a function .* got 'cka'"),
+        (MODEL, data(), {"measure": CKA(5, 5)}, TypeError, "not an instance.*got a CKA"),
+        (MODEL, data(), {"measure": MutualKNN()}, TypeError, "not an instance.*got a MutualKNN"),
+        (
+            MODEL,
+            data(),
+            {"measure": partial(retrieval_scores, k=2)},
+            TypeError,
+            "`measure` must give one number for two spaces, got a RetrievalResult",
+        ),
         (MODEL, [torch.full((B, D), torch.nan)], {}, ValueError, "`model_a.linear0` must be fin"),
         (MODEL, data(), {"pool": lambda z: z[0]}, ValueError, r"`model_a.linear0` must have shape"),
         (MODEL, [(data()[0], data()[0][1:])], {}, ValueError, "`model_a.linear0` and `model_b.lin"),
-        (MODEL, data(size=3), {"measure": MinibatchCKA}, ValueError, "at least 4 rows, got 3"),
+        (MODEL, data(size=3), {"measure": MinibatchCKA}, ValueError, "rows, got 3.*drop_last=True"),
     ],
     ids=[
         "missing",
@@ -289,6 +376,12 @@ MODEL = net(D, 5)
         "labels",
         "tuple",
         "again",
+        "nothing",
+        "no-module",
+        "name",
+        "module",
+        "instance",
+        "tuple-of-scores",
         "nan",
         "pool",
         "unpaired",
@@ -299,7 +392,8 @@ def test_bad_input(model, loader, options, error, message):
     options = {"measure": CKA, **options}
     with pytest.raises(error, match=message):
         compare_layers(model, MODEL, loader, **options)
-    assert hooks(model) == hooks(MODEL) == 0
+    assert hooks(MODEL) == 0
+    assert not isinstance(model, nn.Module) or hooks(model) == 0
 
 
 def test_a_missing_layer_of_the_second_network_is_named():

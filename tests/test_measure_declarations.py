@@ -67,13 +67,30 @@ def test_invariances(name, side, transformation):
 def test_range_and_best_value(name):
     measure = MEASURES[name]
     x, y = spaces()
-    best = measure.high if measure.higher_is_better else measure.low
     equal = float(call(name, x, x))
     apart = [float(call(name, x, z)) for z in (y, torch.randn_like(x), -x, x.flip(0))]
-    assert equal == pytest.approx(best, abs=1e-7)
+    assert equal == pytest.approx(measure.equal, abs=1e-7)
     tolerance = 1e-9
     assert all(measure.low - tolerance <= v <= measure.high + tolerance for v in [equal, *apart])
     assert all((v < equal) == measure.higher_is_better for v in apart[:2])
+
+
+@each_measure
+@pytest.mark.filterwarnings("ignore::relreps.NumericalWarning")
+def test_range_of_few_rows(name):
+    """Where estimates are at their worst; NaN is no value."""
+    measure = MEASURES[name]
+    k = {"k": 2} if "k" in inspect.signature(measure.function).parameters else {}
+    given = {"anchors": torch.tensor([0, 1])}
+    more = {key: given[key] for key in measure.arguments} | k
+    values = []
+    for n in (4, 5, 7):
+        for _ in range(30):
+            x, y = torch.randn(2, n, 2, dtype=torch.float64)
+            values += [float(measure.function(x, z, **more)) for z in (y, x, x + 0.3 * y)]
+    values = [v for v in values if v == v]
+    assert values
+    assert measure.low - 1e-9 <= min(values) <= max(values) <= measure.high + 1e-9
 
 
 @each_measure
@@ -151,6 +168,20 @@ def test_autocast_changes_nothing(name):
 def test_tiny_and_huge_numbers(name, scale):
     x, y = (side.float() for side in spaces())
     assert float(call(name, x * scale, y)) == pytest.approx(float(call(name, x, y)), abs=2e-5)
+
+
+@pytest.mark.parametrize("name", [n for n, m in MEASURES.items() if "sample_scale" in m.x])
+def test_rows_of_very_different_lengths(name):
+    x, y = (side.float() for side in spaces())
+    lengths = torch.logspace(-25, 25, N)[torch.randperm(N)][:, None]
+    assert float(call(name, x * lengths, y)) == pytest.approx(float(call(name, x, y)), abs=1e-5)
+
+
+@each_measure
+def test_sides_on_two_devices_are_refused(name):
+    x, y = spaces()
+    with pytest.raises(ValueError, match="`x` and `y` must be on one device, got cpu and meta"):
+        call(name, x, y.to("meta"))
 
 
 @each_measure

@@ -210,13 +210,15 @@ def test_what_was_begun_in_another_type_is_begun_again(data, tmp_path):
     assert finish(tmp_path, dtype=np.float64) == 0
 
 
-@pytest.mark.parametrize("damage", ["journal cut", "part cut", "part gone", "journal gone"])
+@pytest.mark.parametrize("damage", ["journal cut", "journal foreign", "part cut", "part gone"])
 def test_damaged_traces_are_begun_again(data, tmp_path, damage):
     interrupted(tmp_path)
     name, how = damage.split()
     path = tmp_path / f"out.npy.{name}"
     if how == "gone":
         path.unlink()
+    elif how == "foreign":
+        path.write_text("[]")
     else:
         os.truncate(path, path.stat().st_size // 2)
     assert finish(tmp_path) == 0
@@ -252,7 +254,54 @@ def test_rows_that_are_not_finite_are_named(data, tmp_path):
     assert not (tmp_path / "out.npy").exists()
 
 
+def test_rows_that_are_not_finite_are_refused_before_anything_is_written(data, tmp_path, run):
+    old, new, rows = data
+    for name, vectors, row in (("old.npy", old, 437), ("new.npy", new[rows], 7)):
+        damaged = vectors.copy()
+        damaged[row, 2] = np.nan
+        np.save(tmp_path / name, damaged)
+        done = run(*OWN_FILES, "--out", "moved.npy")
+        assert done.returncode == 2
+        assert f"Row {row} of {name} is not finite" in done.stderr
+        assert not list(tmp_path.glob("moved*"))
+        np.save(tmp_path / name, vectors)
+
+
+def test_rows_that_do_not_fit_the_type_are_named(data, tmp_path):
+    source = NpyVectors(tmp_path / "old.npy")
+    with pytest.raises(FileError, match=r"Row 0 of .* does not fit into float16"):
+        convert(source, tmp_path / "out.npy", OLD, np.float16, lambda chunk: 1e6 * chunk, "large")
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_pairs_that_determine_no_map_are_refused_in_one_line(data, tmp_path, run):
+    np.save(tmp_path / "new.npy", np.ones((100, NEW)))
+    done = run(*OWN_FILES, "--out", "moved.npy")
+    assert done.returncode == 2
+    assert "must vary together" in done.stderr
+    assert not list(tmp_path.glob("moved*"))
+
+
+def test_a_folder_that_cannot_be_written_to(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(FileError, match="cannot be written to"):
+        files.check_out(tmp_path / "out.npy")
+
+
 # ----------------------------------------------------------------------------------- files and ids
+
+
+@pytest.mark.parametrize("kind", ["<f2", "<f4", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_floating_point_numbers_of_any_layout(data, tmp_path, run, kind, order):
+    old, new, rows = data
+    np.save(tmp_path / "old.npy", np.asarray(old, kind, order=order))
+    np.save(tmp_path / "new.npy", np.asarray(new[rows], ">f4", order=order))
+    done = run(*OWN_FILES, "--out", "moved.npy")
+    assert done.returncode == 0, done.stderr
+    moved = np.load(tmp_path / "moved.npy")
+    assert moved.dtype == np.float32
+    np.testing.assert_allclose(moved, new, atol=2e-2)
 
 
 def test_damaged_and_foreign_files_are_refused(data, tmp_path):
@@ -271,7 +320,13 @@ def test_damaged_and_foreign_files_are_refused(data, tmp_path):
     np.savez(tmp_path / "archive.npz", data[0])
     with pytest.raises(FileError, match="archive"):
         open_vectors(tmp_path / "archive.npz")
-    for array in (np.zeros(3), np.zeros((3, 2), int), np.zeros((0, 2)), np.array([["a"]])):
+    for array in (
+        np.zeros(3),
+        np.zeros((3, 2), int),
+        np.zeros((0, 2)),
+        np.array([["a"]]),
+        np.zeros((3, 2), complex),
+    ):
         np.save(path, array)
         with pytest.raises(FileError, match="must hold vectors"):
             open_vectors(path)
@@ -295,12 +350,22 @@ def test_pairs_are_matched_by_id_whatever_their_order(tmp_path):
     np.testing.assert_array_equal(take(index, rows, 3), [[6, 7], [2, 3]])
 
 
+def test_large_signed_and_unsigned_ids_match(tmp_path):
+    large = 2**60 + np.arange(5)
+    index = vectors(tmp_path, "index", large)
+    pairs = vectors(tmp_path, "pairs", large[[4, 1]].astype(np.uint64))
+    assert match_rows(index, pairs).tolist() == [4, 1]
+
+
 @pytest.mark.parametrize(
     ("index", "pairs", "message"),
     [
         ([1, 2, 3], [2, 4], "4 is not"),
         (["a", "b"], ["b", "c", "d", "e", "f"], r"c, d, e, \.\.\. \(4 of them\) are not"),
         ([1, 2, 3], ["1", "2"], "cannot be the same ones"),
+        (["a", "b"], [b"a", b"b"], "cannot be the same ones"),
+        (["a", "b"], ["a", "bc"], "bc is not"),
+        (np.array([2**64 - 1, 0], np.uint64), [-1], "-1 is not"),
         ([1, 2, 2], [1], "2 come repeatedly"),
         ([1, 2], [2, 2], "2 come repeatedly"),
         ([1.5, 2.5], [1], "whole numbers or strings"),
@@ -349,6 +414,11 @@ def test_parquet_in_chunks(data, tmp_path, run):
         open_vectors(tmp_path / "old.parquet")
     with pytest.raises(FileError, match="has no column 'embedding'; its columns are: id, vector"):
         open_vectors(tmp_path / "new.parquet", vector_column="embedding")
+    parquet.write_table(
+        pa.table({"id": ["a", None], "vector": [[1.0]] * 2}), tmp_path / "odd.parquet"
+    )
+    with pytest.raises(FileError, match="1 have none"):
+        open_vectors(tmp_path / "odd.parquet")
     for column in ([[1.0, 2.0], [3.0]], [[1.0], None], ["a", "b"], [[1], [2]]):
         rows = pa.table({"id": [1, 2], "vector": column})
         parquet.write_table(rows, tmp_path / "odd.parquet")

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from relreps import NumericalWarning
-from relreps.metrics import cknna, mutual_knn, neighborhood_jaccard
+from relreps.metrics import cknna, mean_reciprocal_rank, mutual_knn, neighborhood_jaccard
 
 N, D, E, K = 40, 6, 9, 5
 close = torch.testing.assert_close
@@ -205,6 +205,23 @@ def test_two_constant_spaces_are_both_named():
     with pytest.warns(NumericalWarning) as caught:
         assert mutual_knn(torch.ones(N, D), torch.ones(N, E), K).isnan()
     assert [str(w.message)[:3] for w in caught] == ["`x`", "`y`"]
+
+
+@pytest.mark.parametrize("offset", [100.0, 3000.0])
+def test_a_common_part_does_not_cost_neighbours_in_float32(offset):
+    """Cosines near 1 round to the same number; what they differ by does not."""
+    x = torch.randn(300, 30) + offset
+    y = x + 0.3 * torch.randn_like(x)
+    wide = x.double(), y.double()
+    close(mutual_knn(x, y), mutual_knn(*wide).float(), atol=2e-3, rtol=0)
+    close(cknna(x, y), cknna(*wide).float(), atol=2e-3, rtol=0)
+    assert mean_reciprocal_rank(x, y) == 1
+
+
+def test_copies_tie_under_a_common_part():
+    x = torch.randn(40, 37).repeat(2, 1) + 100
+    assert mutual_knn(x, x, 1) == 1
+    close(mean_reciprocal_rank(x, x), torch.tensor(1 / 1.5))
 
 
 def test_too_little_for_cknna():

@@ -119,6 +119,8 @@ def test_retrieval_curves_are_recall_at_every_k():
         (lambda r: {}, {}, "`ranks` must name at least one set"),
         (lambda r: {**r, "more": torch.ones(3)}, {}, "all over as many keys, .*'more': 3"),
         (lambda r: {"x": r["bad"] / 0}, {}, "`ranks` must be finite"),
+        (lambda r: {"x": torch.ones(3, 3)}, {}, r"one rank a query, .* got \(3, 3\) in 'x'"),
+        (lambda r: {"x": torch.ones(0)}, {}, r"one rank a query, .* got \(0,\) in 'x'"),
         (lambda r: r, {"max_k": 31}, "`max_k` must be at most the number of keys, 30, got 31"),
         (lambda r: r, {"max_k": 0}, "`max_k` must be at least 1"),
     ],
@@ -135,6 +137,9 @@ def test_proxy_writes_the_correlation():
     close(points(ax), torch.stack((x, y), 1).double())
     assert texts(ax) == [f"r = {np.corrcoef(x, y)[0, 1]:.3f}, n = 9"]
     assert texts(plots.plot_proxy(torch.ones(9), y)) == ["r = n/a, n = 9"]
+    rounded = torch.full((9,), 0.1)
+    rounded[0] += 1e-8
+    assert texts(plots.plot_proxy(rounded, y)) == ["r = n/a, n = 9"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +164,7 @@ def test_text_stands_out_from_its_cell():
 
 def test_image_rows_lie_under_each_other_in_order():
     rows = images()
-    rows["inputs"][0, 0, 0] = 7.0
+    rows["inputs"][0, 0, 0] = 1
     ax = plots.plot_image_rows(rows, gap=1)
     canvas = torch.as_tensor(ax.images[0].get_array())
     assert canvas.shape == (5 + 1 + 5, 4 + 1 + 4 + 1 + 4)
@@ -176,12 +181,47 @@ def test_image_rows_lie_under_each_other_in_order():
         ({"more": torch.rand(4, 5, 4)}, ValueError, r"one shape \(n, height, width\), got .*more"),
         ({"inputs": torch.rand(5, 4)}, ValueError, r"one shape \(n, height, width\)"),
         ({"outputs": torch.ones(3, 5, 4).byte()}, TypeError, "`rows` must be a floating-point"),
+        ({"outputs": 2 * torch.ones(3, 5, 4)}, ValueError, r"in \[0, 1\], got 2 to 2 in 'outputs'"),
+        ({"outputs": torch.ones(3, 5, 4) / 0}, ValueError, r"in \[0, 1\], got inf"),
     ],
-    ids=["number", "axes", "bytes"],
+    ids=["number", "axes", "bytes", "range", "infinite"],
 )
 def test_bad_images(change, error, message):
     with pytest.raises(error, match=message):
         plots.plot_image_rows({**images(), **change})
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.plot_layers(torch.rand(2, 2)), "`comparison` must be a LayerComparison"),
+        (lambda: plots.plot_stitching_matrix(3), "`matrix` must be a StitchingMatrix, got int"),
+        (lambda: plots.plot_image_rows([]), "`rows` must be a Mapping, got list"),
+        (lambda: plots.plot_spaces([]), "`spaces` must be a Mapping, got list"),
+        (lambda: plots.plot_retrieval_curve(torch.ones(3)), "`ranks` must be a Mapping, got Ten"),
+    ],
+)
+def test_wrong_types_open_no_figure(draw, message):
+    with pytest.raises(TypeError, match=message):
+        draw()
+    assert not plt.get_fignums()
+
+
+def test_an_array_of_axes_is_no_axes():
+    _, grid = plt.subplots(2, 2)
+    with pytest.raises(TypeError, match="`ax` must be matplotlib Axes, got ndarray"):
+        plots.plot_layers(LAYERS, grid)
+    with pytest.raises(TypeError, match="`axes` must be matplotlib Axes, got ndarray"):
+        plots.plot_spaces(spaces(), None, grid)
+
+
+def test_limits_go_up():
+    with pytest.raises(ValueError, match=r"`limits` must be the lower .* got \(1, 0\)"):
+        plots.plot_layers(LAYERS, limits=(1, 0))
+    with pytest.raises(ValueError, match="`rows` must hold at least one image"):
+        plots.plot_image_rows({"a": torch.rand(0, 3, 3)})
+    assert not plt.get_fignums()
 
 
 def test_no_images():

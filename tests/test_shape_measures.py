@@ -8,9 +8,11 @@ import pytest
 import torch
 from scipy import optimize, spatial
 
+from relreps import NumericalWarning
 from relreps.metrics import linear_cka, mean_cca, procrustes_distance, shape_distance
 
 close = torch.testing.assert_close
+few_rows = pytest.mark.filterwarnings("ignore:There are .* rows for")
 each_alpha = pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 SHAPES = [(40, 6, 6), (40, 6, 4), (5, 9, 7), (5, 9, 3), (7, 3, 12)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -57,6 +59,7 @@ def test_procrustes_is_that_of_scipy():
     assert 1 - cosine**2 == pytest.approx(spatial.procrustes(x.numpy(), y.numpy())[2], abs=1e-12)
 
 
+@few_rows
 @each_alpha
 @each_shape
 def test_shape_distance_is_the_definition(shape, alpha):
@@ -85,6 +88,7 @@ def test_ends_of_alpha():
     close(2 - 2 * shape_distance(x, y, 1).cos(), procrustes_distance(x, y))
 
 
+@few_rows
 @each_alpha
 def test_triangle_inequality_between_any_widths(alpha):
     for _ in range(10):
@@ -121,6 +125,7 @@ def lattice():
     return torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
 
 
+@few_rows
 @each_alpha
 @pytest.mark.parametrize(
     "pair",
@@ -149,6 +154,20 @@ def test_gradients_are_finite_where_a_direction_is_lost(alpha, lost):
     inputs = x.requires_grad_(), y.requires_grad_()
     for gradient in torch.autograd.grad(shape_distance(x, y, alpha), inputs):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("measure", [procrustes_distance, shape_distance])
+def test_second_derivatives_are_refused(measure):
+    x, y = spaces()
+    value = measure(x.requires_grad_(), y)
+    with pytest.raises(RuntimeError, match=f"{measure.__name__} has no second derivative"):
+        torch.autograd.grad(value, x, create_graph=True)
+
+
+def test_too_few_rows_agree_whatever_the_data():
+    with pytest.warns(NumericalWarning, match="10 rows for 9 and 9 directions: 9 can") as caught:
+        assert shape_distance(torch.randn(10, 40), torch.randn(10, 40), 0) == 0
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 @each_alpha

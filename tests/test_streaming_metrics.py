@@ -185,6 +185,20 @@ def test_metrics_are_copied_pickled_and_collected(make, plain):
 def test_a_metric_checks_its_batches(make, plain):
     with pytest.raises(ValueError, match="paired row by row, got 3 and 4"):
         make().update(torch.randn(3, D), torch.randn(4, D))
+    metric = fed(make(), batches())
+    before = metric.compute()
+    with pytest.raises(ValueError, match=r"`x` must have shape \(rows, 5\), got \(4, 6\)"):
+        metric.update(torch.randn(4, D + 1), torch.randn(4, D))
+    close(metric.compute(), before)
+
+
+@each_metric
+def test_later_changes_of_a_batch_do_not_reach_the_metric(make, plain):
+    ((x, y),) = batches((9,))
+    expected = values(plain().update(x, y).compute())
+    metric = fed(make(), [(x, y)])
+    x.normal_()
+    close(metric.compute(), expected)
 
 
 def test_without_torchmetrics_the_extra_is_named():
@@ -193,6 +207,25 @@ def test_without_torchmetrics_the_extra_is_named():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "torchmetrics needs torchmetrics, which is not installed" in done.stderr
     assert "pip install 'relreps[torchmetrics]'" in done.stderr
+
+
+def cka_in_two_processes(rank):
+    """Uneven shards with different shifts and units; one process may have seen nothing."""
+    x = torch.randn(60, D, dtype=torch.float64)
+    x = (x + torch.linspace(0, 9, 60)[:, None]) * torch.logspace(0, 3, 60)[:, None]
+    y = x + 100 * torch.randn_like(x)
+    rows = slice(0, 17) if rank == 0 else slice(17, None)
+    for debiased in (False, True):
+        wanted = metrics.linear_cka(x, y, debiased)
+        stream = metrics.CKA(D, D, debiased).update(x[rows], y[rows])
+        close(stream.all_reduce().compute(), wanted)
+        alone = metrics.CKA(D, D, debiased)
+        if rank:
+            alone.update(x, y)
+        close(alone.all_reduce().compute(), wanted)
+    half = slice(0, 30) if rank == 0 else slice(30, None)
+    stream = metrics.MinibatchCKA().update(x[half], y[half])
+    close(stream.all_reduce().compute(), metrics.minibatch_cka(x, y, 30))
 
 
 def in_two_processes(rank, path):
@@ -219,6 +252,7 @@ def in_two_processes(rank, path):
     mine = pairs[:1] if rank == 0 else pairs[1:]
     for make, plain in METRICS.values():
         close(fed(make(), mine).compute(), values(fed(plain(), pairs).compute()))
+    cka_in_two_processes(rank)
     dist.barrier()  # neither leaves while the other still receives
     os._exit(0)  # what has passed is not undone by gloo's threads, which may abort at a normal exit
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relreps import metrics
+from relreps import _checks, metrics
 from relreps._optional import require
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class CKA(Metric):
     Example:
         >>> from relreps.integrations.torchmetrics import CKA
         >>> x = torch.randn(20, 3)
-        >>> CKA(3, 3)(x, 2 * x)
-        tensor(1., dtype=torch.float64)
+        >>> round(float(CKA(3, 3)(x, 2 * x)), 6)
+        1.0
     """
 
     is_differentiable = False
@@ -80,8 +80,11 @@ class _Rows(Metric):
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add paired rows."""
         self._make().update(x, y)  # for its checks
-        self.x.append(x.detach())
-        self.y.append(y.detach())
+        for name, rows, seen in (("x", x, self.x), ("y", y, self.y)):
+            _checks.check_rows(name, rows, seen[0].shape[1] if seen else None, minimum=0)
+        # Copies, because the next batch may come in the same memory.
+        self.x.append(x.detach().clone())
+        self.y.append(y.detach().clone())
 
     def _filled(self) -> Any:
         """The measure with all rows."""

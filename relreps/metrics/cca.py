@@ -7,7 +7,6 @@ no covariance is inverted. They are not differentiable; as a loss use `shape_dis
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -15,8 +14,13 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import full_precision
-from relreps._warnings import NumericalWarning
-from relreps.metrics._pairs import Pair, centred64, paired_rows
+from relreps.metrics._pairs import (
+    Pair,
+    centred64,
+    paired_rows,
+    unit_scales,
+    warn_of_few_rows,
+)
 
 
 def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
@@ -31,7 +35,8 @@ def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
         x: First encoding.
         y: Second encoding of the same items, in the same order.
         rcond: Directions whose singular value is at most this share of the largest count as
-            none; by default ``max(N, D)`` roundings of the type of the rows.
+            none. By default ``max(N, D)`` roundings of the type of the rows, once each feature has
+            been brought to unit variance.
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]. NaN with a
@@ -49,10 +54,7 @@ def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
         Raghu et al., arXiv:1706.05806; Kornblith et al., arXiv:1905.00414.
     """
     with torch.no_grad():
-        pair, first, second = _sides(x, y, rcond, 1.0)
-        rho = torch.linalg.svdvals(first.basis.mT @ second.basis).clamp(0, 1)
-        count = torch.minimum(first.rank, second.rank)
-        return pair.result(rho.sum() / count)
+        return _mean_correlation(*_sides(x, y, rcond))
 
 
 def svcca(x: Tensor, y: Tensor, variance: float = 0.99, rcond: float | None = None) -> Tensor:
@@ -80,10 +82,7 @@ def svcca(x: Tensor, y: Tensor, variance: float = 0.99, rcond: float | None = No
     """
     _checks.check_number("variance", variance, 0, 1)
     with torch.no_grad():
-        pair, first, second = _sides(x, y, rcond, variance)
-        rho = torch.linalg.svdvals(first.basis.mT @ second.basis).clamp(0, 1)
-        count = torch.minimum(first.rank, second.rank)
-        return pair.result(rho.sum() / count)
+        return _mean_correlation(*_sides(x, y, rcond, variance))
 
 
 def pwcca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
@@ -113,7 +112,7 @@ def pwcca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
         Morcos, Raghu and Bengio, arXiv:1806.05759.
     """
     with torch.no_grad():
-        pair, first, second = _sides(x, y, rcond, 1.0)
+        pair, first, second = _sides(x, y, rcond)
         left, rho, _ = torch.linalg.svd(first.basis.mT @ second.basis, full_matrices=False)
         weights = ((first.basis @ left).mT @ first.rows).abs().sum(-1)
         # Correlations beyond the smaller rank are no correlations: they belong to no direction.
@@ -131,31 +130,35 @@ class _Side(NamedTuple):
     rank: Tensor
 
 
-def _sides(x: Tensor, y: Tensor, rcond: float | None, variance: float) -> tuple[Pair, _Side, _Side]:
+def _mean_correlation(pair: Pair, first: _Side, second: _Side) -> Tensor:
+    rho = torch.linalg.svdvals(first.basis.mT @ second.basis).clamp(0, 1)
+    return pair.result(rho.sum() / torch.minimum(first.rank, second.rank))
+
+
+def _sides(
+    x: Tensor, y: Tensor, rcond: float | None, variance: float | None = None
+) -> tuple[Pair, _Side, _Side]:
+    """Both sides; with ``variance`` only the principal components that carry this share of it."""
     if rcond is not None:
         _checks.check_number("rcond", rcond, 0, 1)
     pair = paired_rows(x, y)
-    n = pair.x.shape[0]
     sides = []
     for side in (pair.x, pair.y):
         rows = centred64(side)
+        # Variance and shares of it are in the units of the features.
+        even = rows
+        if variance is None and rcond is None:
+            even = rows * unit_scales(side, rows)
         with full_precision(rows):
-            u, s, _ = torch.linalg.svd(rows, full_matrices=False)
+            u, s, _ = torch.linalg.svd(even, full_matrices=False)
         noise = max(rows.shape) * torch.finfo(side.dtype).eps if rcond is None else rcond
-        energy = s.square()
-        before = energy.cumsum(0) - energy
-        kept = (s > noise * s[0]) & (before < variance * energy.sum())
+        kept = s > noise * s[0]
+        if variance is not None:
+            energy = s.square()
+            before = energy.cumsum(0) - energy
+            kept = kept & (before < variance * energy.sum())
         kept[0] = s[0] > 0
         sides.append(_Side(rows, u * kept, kept.sum()))
     first, second = sides
-    if _checks.eager() and not pair.x.is_meta:
-        surplus = int(first.rank + second.rank) - (n - 1)
-        if surplus > 0:
-            warnings.warn(
-                f"There are {n} rows for {int(first.rank)} and {int(second.rank)} directions: "
-                f"{min(surplus, int(first.rank), int(second.rank))} canonical correlations are 1 "
-                "whatever the data. Give more rows, or keep fewer directions.",
-                NumericalWarning,
-                stacklevel=3,
-            )
+    warn_of_few_rows(len(pair.x), first.rank, second.rank)
     return pair, first, second

@@ -17,10 +17,23 @@ from torch import Tensor, nn
 
 from relreps import _checks
 from relreps._linalg import as_float64, at_least_float32, full_precision
-from relreps.metrics._pairs import centred, paired_rows, undefined
+from relreps.metrics._pairs import (
+    centred,
+    cosine,
+    noise,
+    paired_rows,
+    power_of_two,
+    rounding,
+    undefined,
+    varying,
+)
 from relreps.moments import FeatureMoments, Moments, RowMoments, outer, row_moments
 
 _CHUNK = 2048
+
+#: Why a side may have no product with itself.
+_NO_KERNEL = "at least half of the distances are zero, or all similarities are equal"
+_NO_BATCH = "in every batch all similarities are equal, or no median distance is above zero"
 
 
 def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
@@ -46,7 +59,8 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]; debiased, in [-1, 1]. NaN
-          with a `NumericalWarning` if all rows of a side are the same.
+          with a `NumericalWarning` if all rows of a side are the same; debiased, also if all
+          products of different rows are equal, as they are for the corners of a simplex.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])
@@ -58,7 +72,7 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
     """
     pair = paired_rows(x, y, *_need(debiased))
     with full_precision(pair.x):
-        return pair.ratio(*_linear_hsic(pair.x, pair.y, debiased))
+        return pair.ratio(_linear_hsic(pair.x, pair.y, debiased))
 
 
 def kernel_cka(
@@ -75,7 +89,9 @@ def kernel_cka(
 
     on each side, then as `linear_cka` with :math:`h = \operatorname{tr}(K H L H)`, or its unbiased
     estimate. The median (the lower one of an even number) makes it independent of the scale of a
-    side and takes no part in the gradient. :math:`O(N^2 (D + E))` time, :math:`O(N^2)` memory; for
+    side and takes no part in the gradient. Distances come from products: those below about a
+    thousandth of the distance to the middle of the space (in float32) count as zero, which matters
+    for a small ``bandwidth`` only. :math:`O(N^2 (D + E))` time, :math:`O(N^2)` memory; for
     more rows than that allows see `minibatch_cka`.
 
     Args:
@@ -103,8 +119,8 @@ def kernel_cka(
         return linear_cka(x, y, debiased)
     pair = paired_rows(x, y, *_need(debiased))
     with full_precision(pair.x):
-        hsic = gram_hsic(_rbf(pair.x, bandwidth), _rbf(pair.y, bandwidth), debiased)
-        return pair.ratio(*hsic)
+        kernels = _rbf(pair.x, bandwidth), _rbf(pair.y, bandwidth)
+        return pair.ratio(gram_hsic(*kernels, debiased, rounding(pair.x)), _NO_KERNEL)
 
 
 def minibatch_cka(x: Tensor, y: Tensor, batch_size: int = 256, kernel: str = "linear") -> Tensor:
@@ -114,8 +130,10 @@ def minibatch_cka(x: Tensor, y: Tensor, batch_size: int = 256, kernel: str = "li
 
     As each :math:`h_b` is unbiased, the size of the batches hardly matters, which it does for an
     average of biased ones. Rows are taken in the order given: shuffle sorted data. They are cut
-    into batches of nearly equal size, and none is left over. :math:`O(N b (D + E))` time,
-    :math:`O(b^2)` memory. To feed batches one by one see `MinibatchCKA`.
+    into batches of nearly equal size, and none is left over. A batch in which a side is constant
+    (or has no median distance, which is the width of ``"rbf"``) adds nothing for that side.
+    :math:`O(N b (D + E))` time, :math:`O(b^2)` memory. To feed batches one by one see
+    `MinibatchCKA`.
 
     Args:
         x: First encoding.
@@ -141,16 +159,16 @@ def minibatch_cka(x: Tensor, y: Tensor, batch_size: int = 256, kernel: str = "li
     parts = zip(pair.x.tensor_split(batches), pair.y.tensor_split(batches), strict=True)
     with full_precision(pair.x):
         hsic = torch.stack([torch.stack(_batch_hsic(a, b, kernel)) for a, b in parts])
-        return pair.ratio(*hsic.mean(0))
+        return pair.ratio(list(hsic.mean(0)), _NO_BATCH)
 
 
 class CKA(nn.Module):
     r"""Linear CKA of rows that arrive in batches; equal to `linear_cka` of all of them.
 
-    It keeps means and products of features, never rows: :math:`O((D + E)^2)` memory. For the
-    debiased form each row carries its squared length about a fixed shift, the mean of the first
-    batch, as one more feature: what its formula needs to know about the final means is linear in
-    the products of these longer rows.
+    It keeps means and products of features, never rows: :math:`O((D + E)^2)` memory. The size of
+    the first batch is the unit of all. For the debiased form each row carries its squared length
+    about a fixed shift, the mean of the first batch, as one more feature: what its formula needs to
+    know about the final means is linear in the products of these longer rows.
 
     Args:
         in_features: Width D of ``x``.
@@ -161,8 +179,8 @@ class CKA(nn.Module):
         >>> cka = CKA(3, 3)
         >>> for batch in torch.randn(5, 10, 3):
         ...     _ = cka.update(batch, 2 * batch)
-        >>> cka.compute()
-        tensor(1., dtype=torch.float64)
+        >>> round(float(cka.compute()), 6)
+        1.0
     """
 
     def __init__(self, in_features: int, out_features: int, debiased: bool = False) -> None:
@@ -172,24 +190,28 @@ class CKA(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.debiased = debiased
         self.moments = Moments(in_features + debiased, out_features + debiased)
-        self.first_x = FeatureMoments(in_features)  # its mean is the shift; zero unless debiased
-        self.first_y = FeatureMoments(out_features)
+        # One row for each side: the mean of its first batch, and the size of that batch.
+        self.first_x = FeatureMoments(in_features + 1)
+        self.first_y = FeatureMoments(out_features + 1)
+        self.squared_rounding = FeatureMoments(2)  # of a number of x and of y
 
+    @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> Self:
         """Add paired rows ``(N, D)`` and ``(N, E)``. :math:`O(N (D + E)^2)`."""
         _checks.check_rows("x", x, self.in_features, minimum=0)
         _checks.check_rows("y", y, self.out_features, minimum=0)
         _checks.check_paired(x, y)
-        if not self.debiased:
-            self.moments.update(x, y)
-        elif x.shape[0]:
-            _checks.check_finite("x", x)
-            _checks.check_finite("y", y)
+        _checks.check_finite("x", x)
+        _checks.check_finite("y", y)
+        if x.shape[0]:
             if not bool(self.first_x.count):
-                self.first_x.update(x)
-                self.first_y.update(y)
-            longer = _with_length(x, self.first_x.mean), _with_length(y, self.first_y.mean)
-            self.moments.update(*longer)
+                self.first_x.update(first_row(x))
+                self.first_y.update(first_row(y))
+            firsts = self.first_x.mean, self.first_y.mean
+            self.moments.update(
+                *(in_units(*side, self.debiased) for side in zip((x, y), firsts, strict=True))
+            )
+            self.squared_rounding.update(squared_rounding(x, y).expand(x.shape[0], 2))
         return self
 
     def compute(self) -> Tensor:
@@ -198,28 +220,35 @@ class CKA(nn.Module):
         fewest, what = _need(self.debiased)
         if n < fewest:
             raise ValueError(f"CKA must have seen at least {fewest} rows for {what}, got {n}.")
-        moments = self.moments
-        for name, mean, scatter, first in (
-            ("x", moments.mean_x, moments.scatter_xx, self.first_x.mean),
-            ("y", moments.mean_y, moments.scatter_yy, self.first_y.mean),
-        ):
-            if not _varies(mean[: len(first)] + first, scatter / n):
-                undefined(f"all rows of `{name}` are the same")
-                return scatter.new_tensor(math.nan)
+        moments, eps = self.moments, self.squared_rounding.mean.sqrt().tolist()
         d, e = self.in_features, self.out_features
         c_xx, c_xy, c_yy = moments.scatter_xx, moments.scatter_xy, moments.scatter_yy
-        xy, xx, yy = (c.square().sum() for c in (c_xy[:d, :e], c_xx[:d, :d], c_yy[:e, :e]))
+        for name, mean, first, scatter, rounded in (
+            ("x", moments.mean_x[:d], self.first_x.mean, c_xx[:d, :d], eps[0]),
+            ("y", moments.mean_y[:e], self.first_y.mean, c_yy[:e, :e], eps[1]),
+        ):
+            if self.debiased:
+                mean = mean + first[:-1] / power_of_two(first[-1])
+            # The rule of `varying`, for the deviations that rounding by `rounded` leaves.
+            spread = (scatter.diagonal().clamp(min=0) / n).sqrt()
+            if not bool((spread > 4 * rounded * mean.abs()).any()):
+                undefined(f"all rows of `{name}` are the same")
+                return scatter.new_tensor(math.nan)
+        # In units of the total variances, whose squares can be squared.
+        r, s = c_xx[:d, :d].trace().sqrt(), c_yy[:e, :e].trace().sqrt()
+        parts = c_xy[:d, :e] / r / s, c_xx[:d, :d] / r / r, c_yy[:e, :e] / s / s
+        xy, xx, yy = (part.square().sum() for part in parts)
+        floors = noise(xx, eps[0], exact=False), noise(yy, eps[1], exact=False)
         if self.debiased:
-            r, s = c_xx[:d, :d].trace(), c_yy[:e, :e].trace()
-            to_r, to_s = _to_length(moments.mean_x), _to_length(moments.mean_y)
-            xy = _debias(xy, to_r @ c_xy @ to_s + r * s / n, r * s, n)
-            xx = _debias(xx, to_r @ c_xx @ to_r + r * r / n, r * r, n)
-            yy = _debias(yy, to_s @ c_yy @ to_s + s * s / n, s * s, n)
-        return xy / (xx * yy).sqrt()
+            to_r, to_s = _to_length(moments.mean_x) / r / r, _to_length(moments.mean_y) / s / s
+            xy = _debias(xy, to_r @ c_xy @ to_s + 1 / n, 1, n)
+            xx = _debias(xx, to_r @ c_xx @ to_r + 1 / n, 1, n)
+            yy = _debias(yy, to_s @ c_yy @ to_s + 1 / n, 1, n)
+        return cosine([xy, xx, yy, *floors], "its similarities are all equal")
 
     def reset(self) -> Self:
         """Forget everything."""
-        for part in (self.moments, self.first_x, self.first_y):
+        for part in (self.moments, self.first_x, self.first_y, self.squared_rounding):
             part.reset()
         return self
 
@@ -229,36 +258,36 @@ class CKA(nn.Module):
             raise ValueError(
                 f"`other` must be a CKA({self.extra_repr()}), got {other}. Merge equal sizes."
             )
-        if not self.debiased:
-            self.moments.merge(other.moments)
-        elif bool(other.moments.count):
+        if bool(other.moments.count):
             if not bool(self.first_x.count):
                 self.first_x.merge(other.first_x)
                 self.first_y.merge(other.first_y)
-            self.moments._add(other._shifted_to(self.first_x.mean, self.first_y.mean))
+            self.moments._add(other._as_if_first(self.first_x.mean, self.first_y.mean))
+            self.squared_rounding.merge(other.squared_rounding)
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
         """Put together what all processes have seen; every process then holds the whole."""
-        if self.debiased:
-            before = copy.deepcopy(self)
-            self.first_x.all_reduce(group)
-            self.first_y.all_reduce(group)
-            shifted = before._shifted_to(self.first_x.mean, self.first_y.mean)
-            self.moments.reset()._add(shifted)
-        self.moments.all_reduce(group)
+        before = copy.deepcopy(self)
+        for part in (self.first_x, self.first_y, self.squared_rounding):
+            part.all_reduce(group)
+        moments = before._as_if_first(self.first_x.mean, self.first_y.mean)
+        self.moments.reset()._add(moments).all_reduce(group)
         return self
 
-    def _shifted_to(self, first_x: Tensor, first_y: Tensor) -> RowMoments:
-        """The moments of the longer rows, had the shift been another one."""
-        total, means, (xx, xy, yy) = self.moments.state()
-        steps = first_x - self.first_x.mean, first_y - self.first_y.mean
-        (to_x, by_x), (to_y, by_y) = (_change_of_shift(step) for step in steps)
-        return RowMoments(
-            total,
-            (means[0] @ to_x + by_x, means[1] @ to_y + by_y),
-            (to_x.mT @ xx @ to_x, to_x.mT @ xy @ to_y, to_y.mT @ yy @ to_y),
-        )
+    def _as_if_first(self, first_x: Tensor, first_y: Tensor) -> RowMoments:
+        """The moments, had these been the first rows."""
+        total, (mean_x, mean_y), (xx, xy, yy) = self.moments.state()
+        unit_x, unit_y = power_of_two(first_x[-1]), power_of_two(first_y[-1])
+        by_x = power_of_two(self.first_x.mean[-1]) / unit_x
+        by_y = power_of_two(self.first_y.mean[-1]) / unit_y
+        if not self.debiased:
+            scatters = xx * by_x * by_x, xy * by_x * by_y, yy * by_y * by_y
+            return RowMoments(total, (mean_x * by_x, mean_y * by_y), scatters)
+        to_x, plus_x = _change(by_x, (first_x - self.first_x.mean)[:-1] / unit_x)
+        to_y, plus_y = _change(by_y, (first_y - self.first_y.mean)[:-1] / unit_y)
+        scatters = to_x.mT @ xx @ to_x, to_x.mT @ xy @ to_y, to_y.mT @ yy @ to_y
+        return RowMoments(total, (mean_x @ to_x + plus_x, mean_y @ to_y + plus_y), scatters)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -269,10 +298,12 @@ class CKA(nn.Module):
 
 
 class MinibatchCKA(nn.Module):
-    """`minibatch_cka` of batches that arrive one by one; three numbers are all it keeps.
+    """`minibatch_cka` of batches that arrive one by one; a few numbers are all it keeps.
 
-    Every batch counts alike, so give it batches of one size. Use `CKA` for the exact linear
-    measure; this one is for kernels, and for spaces so wide that products of features do not fit.
+    Every batch counts alike, so give it batches of one size. A batch in which a side is constant
+    (or has no median distance, which is the width of ``"rbf"``) adds nothing for that side. Use
+    `CKA` for the exact linear measure; this one is for kernels, and for spaces so wide that
+    products of features do not fit.
 
     Args:
         kernel: ``"linear"`` or ``"rbf"``, with the median distance of each batch.
@@ -281,8 +312,8 @@ class MinibatchCKA(nn.Module):
         >>> cka = MinibatchCKA()
         >>> for batch in torch.randn(5, 10, 3):
         ...     _ = cka.update(batch, 2 * batch)
-        >>> cka.compute()
-        tensor(1., dtype=torch.float64)
+        >>> round(float(cka.compute()), 6)
+        1.0
 
     References:
         Nguyen, Raghu and Kornblith, arXiv:2010.15327.
@@ -292,14 +323,17 @@ class MinibatchCKA(nn.Module):
         super().__init__()
         _checks.check_choice("kernel", kernel, ("linear", "rbf"))
         self.kernel = kernel
-        self.stream = FeatureMoments(3)  # HSIC of x and y, of x, of y
+        self.stream = FeatureMoments(5)  # HSIC of x and y, of x, of y; noise of the last two
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> Self:
         """Add one batch of at least 4 paired rows ``(N, D)`` and ``(N, E)``."""
-        pair = paired_rows(x, y, *_need(True), streamed=True)
+        pair = paired_rows(x, y, *_need(True), rescaled=False, streamed=True)
         with full_precision(pair.x):
-            hsic = torch.stack(_batch_hsic(pair.x, pair.y, self.kernel))
+            (first, a), (second, b) = (by_unit(side) for side in (pair.x, pair.y))
+            hsic = torch.stack(_batch_hsic(first, second, self.kernel))
+        if self.kernel == "linear":
+            hsic = hsic * torch.stack((a * b, a * a, b * b, a * a, b * b)).to(hsic)
         self.stream.update(hsic[None])
         return self
 
@@ -307,11 +341,7 @@ class MinibatchCKA(nn.Module):
         """CKA of the batches so far, a float64 scalar; NaN with a warning if a side is constant."""
         if not bool(self.stream.count):
             raise ValueError("MinibatchCKA must have seen at least one batch, got none.")
-        xy, xx, yy = self.stream.mean
-        if not bool(xx * yy > 0):
-            undefined("all rows of a side were the same in every batch")
-        value: Tensor = torch.where(xx * yy > 0, xy / (xx * yy).sqrt(), math.nan)
-        return value
+        return cosine(list(self.stream.mean), _NO_BATCH)
 
     def reset(self) -> Self:
         """Forget everything."""
@@ -335,24 +365,86 @@ class MinibatchCKA(nn.Module):
         return f"kernel={self.kernel!r}"
 
 
-def gram_hsic(x: Tensor, y: Tensor, debiased: bool) -> list[Tensor]:
-    """HSIC of two Gram matrices and of each with itself, up to a common factor, in float64."""
+def gram_hsic(x: Tensor, y: Tensor, debiased: bool, eps: float) -> list[Tensor]:
+    """HSIC of two Gram matrices whose entries are rounded by ``eps``; see `centred_hsic`."""
     x, y = as_float64(x), as_float64(y)
     if debiased:
         x, y = x - x.diagonal().diag(), y - y.diagonal().diag()
-    return centred_hsic(_products(x, y), x.sum(-1), y.sum(-1), debiased)
+    return centred_hsic(_products(x, y), x.sum(-1), y.sum(-1), debiased, eps)
 
 
-def centred_hsic(products: list[Tensor], x: Tensor, y: Tensor, debiased: bool) -> list[Tensor]:
+def centred_hsic(
+    products: list[Tensor], x: Tensor, y: Tensor, debiased: bool, eps: float
+) -> list[Tensor]:
     """HSIC from the `_products` of two Gram matrices and the sums of their rows.
 
+    It comes up to a common factor, in float64, and with the noise of the last two; see `cosine`.
     For the debiased one the diagonals must be zero.
     """
     n = x.shape[0]
     totals = (x.sum() * y.sum(), x.sum().square(), y.sum().square())
     once, twice = (2 / (n - 2), (n - 1) * (n - 2)) if debiased else (2 / n, n * n)
     parts = zip(products, _products(x, y), totals, strict=True)
-    return [whole - rows * once + total / twice for whole, rows, total in parts]
+    hsic = [whole - rows * once + total / twice for whole, rows, total in parts]
+    return [*hsic, *(noise(whole, eps) for whole in products[1:])]
+
+
+def first_row(x: Tensor) -> Tensor:
+    """Mean of a first batch and the size of its entries, ``(1, D + 1)``, in float64."""
+    x = as_float64(x)
+    return torch.cat((x.mean(0), x.abs().max()[None]))[None]
+
+
+def in_units(x: Tensor, first: Tensor, debiased: bool) -> Tensor:
+    """Rows by the size of the first batch.
+
+    Debiased, also without its mean, and with their squared length as one more feature.
+    """
+    unit = power_of_two(first[-1])
+    wide = at_least_float32(x)
+    if not debiased:
+        return wide / unit.to(wide)
+    rows = (as_float64(x) - first[:-1]) / unit
+    longer = torch.cat((rows, rows.square().sum(-1, keepdim=True)), 1)
+    narrow = longer.to(wide.dtype)
+    return narrow if bool(narrow.isfinite().all()) else longer
+
+
+def squared_rounding(x: Tensor, y: Tensor) -> Tensor:
+    """Squared relative rounding of either side, ``(1, 2)``: the mean is that of mixed types."""
+    return torch.tensor([[rounding(x) ** 2, rounding(y) ** 2]], dtype=torch.float64)
+
+
+def by_unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows by the power of two next to their size; and its square, in float64."""
+    unit = power_of_two(x.abs().max())
+    square = as_float64(unit).square()
+    if not bool((square.square() > 0) & square.square().isfinite()):
+        raise ValueError(
+            "`x` and `y` must be of a size whose fourth power is a number, got entries up to "
+            f"{float(unit):.1g}. Divide all batches by one constant first."
+        )
+    return x / unit, square
+
+
+def unbiased_gram(x: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
+    r"""Gram matrix of which unbiased HSIC is the inner product, as a row; and the noise in it.
+
+    .. math:: \hat K_{ij} = K_{ij} - \frac{r_i + r_j}{n - 2} + \frac{\sum_l r_l}{(n - 1)(n - 2)}
+
+    off the diagonal and 0 on it, with the sums :math:`r` of rows without the diagonal (Székely and
+    Rizzo 2014). In float64; zero where all rows are the same.
+    """
+    n = x.shape[0]
+    if not bool(varying(x).any()):
+        return as_float64(x.new_zeros(n * n)), as_float64(x.new_zeros(()))
+    x, square = by_unit(x)
+    gram = as_float64(_rbf(x, 1.0)) if kernel == "rbf" else as_float64(_linear(x)) * square
+    gram.fill_diagonal_(0)
+    floor = noise(gram.square().sum(), rounding(x))
+    sums = gram.sum(1)
+    gram = gram - (sums[:, None] + sums) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
+    return gram.fill_diagonal_(0).flatten(), floor
 
 
 def _products(a: Tensor, b: Tensor) -> list[Tensor]:
@@ -362,25 +454,21 @@ def _products(a: Tensor, b: Tensor) -> list[Tensor]:
 
 def _linear_hsic(x: Tensor, y: Tensor, debiased: bool) -> list[Tensor]:
     """The same for linear kernels, by products of features or of rows, whichever are fewer."""
-    n, d, e = x.shape[0], x.shape[1], y.shape[1]
+    n, d, e, eps = x.shape[0], x.shape[1], y.shape[1], rounding(x)
     if n * (d + e) < d * d + d * e + e * e:
-        rows = centred(x), centred(y)
-        first, second = (as_float64(side @ side.mT) for side in rows)
-        products = _products(first, second)
-        r, s = first.diagonal(), second.diagonal()
-    else:
-        moments = row_moments(x, y, pairs=((0, 1), (0, 0), (1, 1)), product=outer)
-        products = [scatter.square().sum() for scatter in moments.scatters]
-        if debiased:
-            r, s = (_squared_lengths(*side) for side in zip((x, y), moments.means, strict=True))
+        return gram_hsic(_linear(x), _linear(y), debiased, eps)
+    moments = row_moments(x, y, pairs=((0, 1), (0, 0), (1, 1)), product=outer)
+    products = [scatter.square().sum() for scatter in moments.scatters]
+    floors = [noise(whole, eps, exact=False) for whole in products[1:]]
     if not debiased:
-        return products
+        return products + floors
+    r, s = (_squared_lengths(*side) for side in zip((x, y), moments.means, strict=True))
     traces = (r.sum() * s.sum(), r.sum().square(), s.sum().square())
     parts = zip(products, _products(r, s), traces, strict=True)
-    return [_debias(whole, diagonal, trace, n) for whole, diagonal, trace in parts]
+    return [_debias(whole, diagonal, trace, n) for whole, diagonal, trace in parts] + floors
 
 
-def _debias(total: Tensor, diagonal: Tensor, traces: Tensor, n: int) -> Tensor:
+def _debias(total: Tensor, diagonal: Tensor, traces: Tensor | float, n: int) -> Tensor:
     """Unbiased HSIC of centred rows, times n(n - 3); see `linear_cka`."""
     return total - diagonal * (n / (n - 2)) + traces / ((n - 1) * (n - 2))
 
@@ -399,23 +487,32 @@ def _batch_hsic(x: Tensor, y: Tensor, kernel: str) -> list[Tensor]:
     if kernel == "linear":
         hsic = _linear_hsic(x, y, debiased=True)
     else:
-        hsic = gram_hsic(_rbf(x, 1.0), _rbf(y, 1.0), debiased=True)
+        hsic = gram_hsic(_rbf(x, 1.0), _rbf(y, 1.0), True, rounding(x))
     return [h / (n * (n - 3)) for h in hsic]
 
 
-def _rbf(x: Tensor, bandwidth: float) -> Tensor:
-    """Gaussian kernel with the median distance; all NaN if that is zero."""
+def _linear(x: Tensor) -> Tensor:
+    """Products of centred rows."""
     x = centred(x)
-    squares = x.square().sum(-1)
-    distances = (squares[:, None] + squares - 2 * x @ x.mT).clamp(min=0)
+    return x @ x.mT
+
+
+def _rbf(x: Tensor, bandwidth: float) -> Tensor:
+    """Gaussian kernel with the median distance; 1 everywhere if that is zero."""
     n = x.shape[0]
+    # About a median, which single rows far away do not move: what is near keeps its digits.
+    x = x - x.detach().sort(0).values[(n - 1) // 2]
+    squares = x.square().sum(-1)
+    sizes = squares[:, None] + squares
+    distances = sizes - 2 * x @ x.mT
+    # What rounding leaves of a distance of zero does not count as one.
+    apart = distances.detach() > sizes.detach() * (8 * torch.finfo(x.dtype).eps)
+    distances = torch.where(apart, distances, 0)
     # Without its first entry and in rows of n + 1, the matrix has its diagonal in the last column.
     others = distances.detach().flatten()[1:].view(n - 1, n + 1)[:, :-1]
     median = others.median()
-    # What rounding leaves of a distance of zero does not count as one.
-    noise = squares.detach().max() * (8 * torch.finfo(x.dtype).eps)
-    scale = torch.where(median > noise, median, math.nan) * (2 * bandwidth**2)
-    return torch.exp(-distances / scale)
+    scale = torch.where(median > 0, median, 1) * (2 * bandwidth**2)
+    return torch.where(median > 0, torch.exp(-distances / scale), 1)
 
 
 def _need(debiased: bool) -> tuple[int, str]:
@@ -423,26 +520,13 @@ def _need(debiased: bool) -> tuple[int, str]:
     return (4, "the debiased estimator") if debiased else (2, "a comparison")
 
 
-def _varies(mean: Tensor, covariance: Tensor) -> bool:
-    """Whether any feature does more than round."""
-    spread = covariance.diagonal()[: len(mean)].clamp(min=0).sqrt()
-    return bool((spread > 4 * torch.finfo(torch.float32).eps * mean.abs()).any())
-
-
-def _with_length(x: Tensor, shift: Tensor) -> Tensor:
-    """Rows without the shift, and their squared length as one more feature."""
-    rows = as_float64(x) - shift
-    longer = torch.cat((rows, rows.square().sum(-1, keepdim=True)), 1)
-    return longer.to(at_least_float32(x[:0]).dtype)
-
-
 def _to_length(mean: Tensor) -> Tensor:
     """Weights that make the squared length about the mean, up to a constant, of a longer row."""
     return torch.cat((-2 * mean[:-1], mean.new_ones(1)))
 
 
-def _change_of_shift(step: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix and offset that make of longer rows those for a shift that is larger by ``step``."""
-    matrix = torch.eye(len(step) + 1, dtype=step.dtype, device=step.device)
-    matrix[:-1, -1] = -2 * step
+def _change(factor: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix and offset that multiply longer rows, and move their shift by ``step`` after that."""
+    matrix = torch.eye(len(step) + 1, dtype=step.dtype, device=step.device) * factor
+    matrix[:-1, -1], matrix[-1, -1] = -2 * factor * step, factor * factor
     return matrix, torch.cat((-step, step.square().sum()[None]))

@@ -33,7 +33,8 @@ class Measure(NamedTuple):
         alike: Transformations that change nothing if both sides undergo the same one.
         low: No value is less.
         high: No value is larger.
-        higher_is_better: Whether equal spaces have the largest value, or the least one.
+        equal: The value of equal spaces.
+        higher_is_better: Whether it grows as spaces become alike.
         differentiable: Whether gradients flow to both sides.
         symmetric: Whether the sides may be swapped.
         arguments: Names of what has to be given next to ``x`` and ``y``.
@@ -45,6 +46,7 @@ class Measure(NamedTuple):
     alike: frozenset[str]
     low: float = 0.0
     high: float = 1.0
+    equal: float = 1.0
     higher_is_better: bool = True
     differentiable: bool = True
     symmetric: bool = True
@@ -82,10 +84,18 @@ MEASURES: dict[str, Measure] = {
         *_unchanged_by("rotation", "translation", "isotropic_scale", x=("affine",)),
         symmetric=False,
     ),
-    "procrustes_distance": Measure(procrustes_distance, *_SHAPE, high=2, higher_is_better=False),
-    "shape_distance": Measure(shape_distance, *_SHAPE, high=math.pi / 2, higher_is_better=False),
+    "procrustes_distance": Measure(
+        procrustes_distance, *_SHAPE, high=2, equal=0, higher_is_better=False
+    ),
+    "shape_distance": Measure(
+        shape_distance, *_SHAPE, high=math.pi / 2, equal=0, higher_is_better=False
+    ),
     "shape_distance, alpha=0": Measure(
-        partial(shape_distance, alpha=0), *_AFFINE, high=math.pi / 2, higher_is_better=False
+        partial(shape_distance, alpha=0),
+        *_AFFINE,
+        high=math.pi / 2,
+        equal=0,
+        higher_is_better=False,
     ),
     "rsa": Measure(rsa, *_SHAPE, low=-1, differentiable=False),
     "rsa, Pearson": Measure(partial(rsa, compare="pearson"), *_SHAPE, low=-1),
@@ -99,14 +109,14 @@ MEASURES: dict[str, Measure] = {
         differentiable=False,
     ),
     "distance_correlation": Measure(distance_correlation, *_SHAPE, low=-1),
-    "rtd_lite": Measure(rtd_lite, *_SHAPE, high=math.inf, higher_is_better=False),
+    "rtd_lite": Measure(rtd_lite, *_SHAPE, high=math.inf, equal=0, higher_is_better=False),
     "latent_similarity": Measure(latent_similarity, *_COSINE, low=-1, arguments=("anchors",)),
     "latent_similarity, centered": Measure(
         partial(latent_similarity, centered=True), *_COSINE, low=-1, arguments=("anchors",)
     ),
     "mutual_knn": Measure(mutual_knn, *_COSINE, differentiable=False),
     "neighborhood_jaccard": Measure(neighborhood_jaccard, *_COSINE, differentiable=False),
-    "cknna": Measure(cknna, *_COSINE, low=-1, differentiable=False),
+    "cknna": Measure(cknna, *_COSINE, low=-math.inf, high=math.inf, differentiable=False),
     "mean_reciprocal_rank": Measure(
         mean_reciprocal_rank, *_RETRIEVAL, differentiable=False, symmetric=False
     ),
@@ -123,13 +133,12 @@ def measures_markdown() -> str:
         lines.append(_row(f"`{name}`", *(_cell(measure, change) for change in TRANSFORMATIONS)))
     lines += ["", *_header("measure", ["range", "equal spaces", "as a loss", "symmetric"], "---")]
     for name, measure in MEASURES.items():
-        best = measure.high if measure.higher_is_better else measure.low
         answers = (measure.differentiable, measure.symmetric)
         lines.append(
             _row(
                 f"`{name}`",
                 f"{_number(measure.low)} to {_number(measure.high)}",
-                _number(best),
+                _number(measure.equal),
                 *("yes" if answer else "·" for answer in answers),
             )
         )
@@ -144,7 +153,7 @@ def _cell(measure: Measure, change: str) -> str:
 
 
 def _number(value: float) -> str:
-    return {math.pi / 2: "π/2", math.inf: "∞"}.get(value, f"{value:g}")
+    return {math.pi / 2: "π/2", math.inf: "∞", -math.inf: "-∞"}.get(value, f"{value:g}")
 
 
 def _header(first: str, others: list[str], alignment: str) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import as_float64, full_precision, unit_rows
-from relreps.metrics._pairs import centred, paired_rows
+from relreps.metrics._pairs import centred, noise, paired_rows, rounding, varying
 from relreps.metrics.cka import centred_hsic
 from relreps.moments import RowMoments, elementwise, merged, row_moments
 
@@ -28,7 +28,8 @@ def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman")
     By ``compare="spearman"`` the distances are replaced by their ranks, mean ranks where they tie;
     :math:`O(N^2)` memory, and no gradient. ``"pearson"`` and ``"cosine"`` (not centred) are
     differentiable, and take memory for some rows of distances at a time. :math:`O(N^2 (D + E))`
-    time; distances are exact differences, so that copies of a row tie.
+    time. Euclidean distances come from differences, so that copies of a row tie; the others from
+    products, whose last digit may part them.
 
     Args:
         x: First encoding.
@@ -39,7 +40,7 @@ def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman")
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`, at least 3 rows. Output: scalar in [-1, 1]. NaN with
-          a `NumericalWarning` if all rows of a side are the same.
+          a `NumericalWarning` if all rows of a side are the same, or all distances equal.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [3.0]])
@@ -51,22 +52,30 @@ def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman")
     """
     _checks.check_choice("rdm", rdm, ("euclidean", "cosine", "correlation"))
     _checks.check_choice("compare", compare, ("spearman", "pearson", "cosine"))
-    pair = paired_rows(x, y, 3, "a correlation of distances")
+    euclidean = rdm == "euclidean"
+    pair = paired_rows(x, y, 3, "a correlation of distances", rescaled=euclidean)
+    eps = rounding(pair.x)
+    # Cosines are rounded as numbers of size 1, however near two rows are.
+    size = 0 if euclidean else 1
     with full_precision(pair.x):
         blocks = _upper_triangles(pair.x, pair.y, rdm)
         if compare == "spearman":
             with torch.no_grad():
                 sides = zip(*blocks, strict=True)
-                parts = iter([tuple(_mean_ranks(torch.cat(side)) for side in sides)])
+                parts = iter([tuple(_mean_ranks(torch.cat(side), size) for side in sides)])
         else:
             parts = blocks
         moments = reduce(partial(merged, pairs=_PAIRS), (_moments(*part) for part in parts))
         products = [s.sum() for s in moments.scatters]
+        a, b = (mean.sum() for mean in moments.means)
+        means = [moments.total * mean for mean in (a * b, a * a, b * b)]
+        floors = [noise(mean + moments.total * size, eps) for mean in means[1:]]
         if compare == "cosine":
-            a, b = (mean.sum() for mean in moments.means)
-            means = (a * b, a * a, b * b)
-            products = [p + moments.total * m for p, m in zip(products, means, strict=True)]
-        return pair.ratio(*products)
+            products = list(map(torch.add, products, means))
+            floors = [noise(moments.total * size, eps)] * 2
+        elif compare == "spearman":
+            floors = [torch.zeros_like(product) for product in products[1:]]
+        return pair.ratio(products + floors, "its distances are all equal")
 
 
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
@@ -86,7 +95,7 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`, at least 4 rows. Output: scalar in [-1, 1]. NaN with
-          a `NumericalWarning` if all rows of a side are the same.
+          a `NumericalWarning` if all rows of a side are the same, or all distances equal.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
@@ -101,14 +110,15 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
     lengths: tuple[list[Tensor], list[Tensor]] = ([], [])
     with full_precision(pair.x):
         from_x, from_y = _distances(pair.x, "euclidean"), _distances(pair.y, "euclidean")
-        for rows in _row_blocks(pair.x.shape[0]):
-            a, b = as_float64(from_x(rows, 0)), as_float64(from_y(rows, 0))
+        for block in _row_blocks(pair.x.shape[0]):
+            a, b = as_float64(from_x(block, 0)), as_float64(from_y(block, 0))
             sums.append([(a * b).sum(), (a * a).sum(), (b * b).sum()])
             lengths[0].append(a.sum(-1))
             lengths[1].append(b.sum(-1))
         totals = [torch.stack(kind).sum() for kind in zip(*sums, strict=True)]
-        hsic = centred_hsic(totals, torch.cat(lengths[0]), torch.cat(lengths[1]), debiased=True)
-        return pair.ratio(*hsic)
+        rows = torch.cat(lengths[0]), torch.cat(lengths[1])
+        hsic = centred_hsic(totals, *rows, debiased=True, eps=rounding(pair.x))
+        return pair.ratio(hsic, "its distances are all equal")
 
 
 def _row_blocks(n: int) -> Iterator[slice]:
@@ -139,8 +149,15 @@ def _moments(a: Tensor, b: Tensor) -> RowMoments:
     return row_moments(a[:, None], b[:, None], pairs=_PAIRS, product=elementwise)
 
 
-def _mean_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1, in float64; equal values share the mean of theirs."""
+def _mean_ranks(values: Tensor, size: float) -> Tensor:
+    """Ranks from 1, in float64; equal values share the mean of theirs.
+
+    All are equal if they differ by no more than a distance is rounded, about as much as a number of
+    their size, or of ``size``.
+    """
+    largest = max(float(values.max()), size)
+    if not bool(varying(values, 4 * largest)):
+        return as_float64(torch.zeros_like(values))
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
     last = as_float64(counts.cumsum(0))
     return (last - (as_float64(counts) - 1) / 2)[place]

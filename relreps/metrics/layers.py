@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import reduce
@@ -59,15 +61,17 @@ def compare_layers(
     Args:
         model_a: The network of the rows.
         model_b: The network of the columns.
-        loader: Batches. A tensor goes to both networks; a tuple or list of two is
+        loader: Batches. A tensor, or a tuple or list of one, goes to both networks; one of two is
             ``(inputs_a, inputs_b)``, paired row by row; a mapping is given as keyword arguments.
             Take labels out: ``(x for x, _ in loader)``.
         measure: A function of two tensors ``(N, D)`` and ``(N, E)``, such as `mutual_knn`: the
             rows of all layers are kept. Or a streaming class, or a `functools.partial` of one, such
             as `CKA`: built for the widths of a pair of layers, it keeps no rows. `CKA` holds one
             ``(D, E)`` matrix a pair; with wide layers use `MinibatchCKA`, or pool.
-        layers: Names of the layers of ``model_a``, as in ``named_modules()``; all that run and have
-            no layers inside by default.
+        layers: Names of the layers of ``model_a``, as in ``named_modules()``. By default all that
+            have no layers inside and run once, with rows of features: those that run again, or
+            whose outputs are no floating-point tensor or not one row a sample, are left out with
+            a warning that names them.
         layers_b: Names of those of ``model_b``; by default ``layers``, if they are given.
         pool: From an output ``(N, ...)`` to rows ``(N, D)``; by default other axes are flattened.
             ``lambda z: z.flatten(2).mean(2) if z.dim() > 2 else z`` averages over positions.
@@ -75,30 +79,39 @@ def compare_layers(
     Raises:
         ValueError: No batch, a layer that does not exist (the nearest names are offered), outputs
             that are not finite or not paired.
-        TypeError: A layer whose output is not a tensor.
-        RuntimeError: A layer that does not run, or runs more than once for a batch.
+        TypeError: A named layer whose output is not a floating-point tensor; a model that is no
+            module; a measure that cannot be called.
+        RuntimeError: A named layer that does not run, or runs more than once for a batch.
+
+    Warns:
+        UserWarning: Layers that were not named are left out.
+        NumericalWarning: What the measure says of a layer, once for that layer.
 
     Example:
         >>> from relreps.metrics import CKA, compare_layers
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
         >>> result = compare_layers(net, net, torch.randn(5, 8, 4), CKA)
-        >>> result.scores.diagonal()
-        tensor([1., 1.], dtype=torch.float64)
+        >>> bool((result.scores.diagonal() > 0.999).all())
+        True
         >>> result.layers_a
         ['0', '1']
     """
+    grid = make_grid(measure)
     first = _Taps("model_a", model_a, layers, pool)
     second = _Taps("model_b", model_b, layers if layers_b is None else layers_b, pool)
-    grid = make_grid(measure)
     empty = True
     with evaluating(model_a, model_b):
         for batch in loader:
             inputs_a, inputs_b = _split(batch)
-            grid.update(*_paired(first, first(inputs_a), second, second(inputs_b)))
+            outputs = first(inputs_a), second(inputs_b)
+            if empty:
+                _warn_of_left_out({**first.left_out, **second.left_out})
+            grid.update(*_paired(first, outputs[0], second, outputs[1]))
             empty = False
     if empty:
         raise ValueError("`loader` must give at least one batch, got none. Is it used up?")
-    return LayerComparison(grid.compute().cpu(), first.names, second.names)
+    names = first.full_names, second.full_names
+    return LayerComparison(grid.compute(names).cpu(), first.names, second.names)
 
 
 class _Taps:
@@ -107,7 +120,11 @@ class _Taps:
     def __init__(
         self, name: str, model: nn.Module, layers: Sequence[str] | None, pool: Pool | None
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`{name}` must be a torch.nn.Module, got {type(model).__name__}.")
         self.model_name, self._model, self._pool = name, model, pool
+        #: Layers that were not asked for and cannot be compared, and why.
+        self.left_out: dict[str, str] = {}
         self._by_default = layers is None
         modules = dict(model.named_modules(remove_duplicate=layers is None))
         if layers is None:
@@ -121,10 +138,8 @@ class _Taps:
             for layer, module in self._modules.items():
                 hooks.callback(module.register_forward_hook(self._hook(layer, seen)).remove)
             self._model(**inputs) if isinstance(inputs, Mapping) else self._model(inputs)
-        if self._by_default and seen:
-            # The first batch decides: what it does not call is left out.
-            self._by_default = False
-            self._modules = {name: m for name, m in self._modules.items() if name in seen}
+        if self._by_default and (seen or self.left_out):
+            self._choose(seen, inputs)
         idle = [layer for layer in self._modules if layer not in seen]
         if idle:
             raise RuntimeError(
@@ -138,15 +153,55 @@ class _Taps:
         """Names of the layers."""
         return list(self._modules)
 
+    @property
+    def full_names(self) -> list[str]:
+        """With the name of the model."""
+        return [f"{self.model_name}.{layer}" for layer in self._modules]
+
+    def _choose(self, seen: dict[str, Tensor], inputs: Any) -> None:
+        """Leave out what the first batch does not call, or calls in a way that has no rows."""
+        self._by_default = False
+        n = _batch_size(inputs, list(seen.values()))
+        for layer, rows in seen.items():
+            if len(rows) != n:
+                self._leave_out(layer, f"gives {len(rows)} rows for {n} samples")
+        kept = {
+            layer: module
+            for layer, module in self._modules.items()
+            if layer in seen and f"{self.model_name}.{layer}" not in self.left_out
+        }
+        if not kept:
+            raise ValueError(
+                f"`layers` must be named for `{self.model_name}`: by default none is left. "
+                f"{_listed(self.left_out)}"
+            )
+        self._modules = kept
+
+    def _leave_out(self, layer: str, why: str) -> None:
+        self.left_out.setdefault(f"{self.model_name}.{layer}", why)
+
     def _hook(self, layer: str, seen: dict[str, Tensor]) -> Callable[..., None]:
+        what = f"{self.model_name}.{layer}"
+
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            what = f"{self.model_name}.{layer}"
+            tensor = isinstance(output, Tensor)
+            if self._by_default and what not in self.left_out:
+                if layer in seen:
+                    self._leave_out(layer, "runs more than once")
+                elif not tensor:
+                    self._leave_out(layer, f"gives a {type(output).__name__}")
+                elif not output.is_floating_point():
+                    self._leave_out(layer, f"gives {output.dtype}")
+                elif self._pool is None and output.dim() < 2:
+                    self._leave_out(layer, f"gives shape {tuple(output.shape)}")
+            if what in self.left_out:
+                return
             if layer in seen:
                 raise RuntimeError(
                     f"`layers` must name modules that run once in a forward; `{what}` ran again. "
                     "Name the module around it, or give each use a module of its own."
                 )
-            if not isinstance(output, Tensor):
+            if not tensor:
                 raise TypeError(
                     f"`layers` must name modules whose output is a tensor; that of `{what}` is a "
                     f"{type(output).__name__}. Name another layer, or wrap this one."
@@ -160,6 +215,28 @@ class _Taps:
             seen[layer] = at_least_float32(rows.detach()).clone()
 
         return keep
+
+
+def _batch_size(inputs: Any, outputs: Sequence[Tensor]) -> int:
+    """Number of samples: rows of the first tensor that goes in, else of most that come out."""
+    parts = inputs.values() if isinstance(inputs, Mapping) else (inputs,)
+    for part in parts:
+        if isinstance(part, Tensor) and part.dim():
+            return len(part)
+    return Counter(map(len, outputs)).most_common(1)[0][0] if outputs else 0
+
+
+def _listed(left_out: Mapping[str, str]) -> str:
+    return "; ".join(f"`{layer}` {why}" for layer, why in left_out.items()) + "."
+
+
+def _warn_of_left_out(left_out: Mapping[str, str]) -> None:
+    if left_out:
+        warnings.warn(
+            f"Layers that cannot be compared are left out: {_listed(left_out)} Name `layers` to "
+            "choose them yourself.",
+            stacklevel=4,
+        )
 
 
 def _known(model_name: str, layers: Sequence[str], modules: Mapping[str, nn.Module]) -> list[str]:
@@ -180,6 +257,8 @@ def _split(batch: Any) -> tuple[Any, Any]:
     """Inputs of either network."""
     if not isinstance(batch, tuple | list):
         return batch, batch
+    if len(batch) == 1:
+        return batch[0], batch[0]
     if len(batch) != 2:
         raise ValueError(
             "`loader` must give inputs for both networks, or pairs `(inputs_a, inputs_b)`, got a "

@@ -20,7 +20,17 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._warnings import NumericalWarning
-from relreps.metrics._search import CHUNK, Search, chunks, is_constant, overlap, top_k, unit_pair
+from relreps.metrics._search import (
+    CHUNK,
+    Search,
+    Space,
+    chunks,
+    is_constant,
+    nan,
+    overlap,
+    spaces,
+    top_k,
+)
 
 
 def mutual_knn(
@@ -55,12 +65,12 @@ def mutual_knn(
     """
     first, second = _spaces(x, y, k, spare=int(calibrated))
     if _is_either_constant(first, second):
-        return _nan(first)
+        return nan(first)
     share = _common(first, second, k, chunk_size).double().mean() / k
     if calibrated:
-        chance = k / (first.shape[0] - 1)
+        chance = k / (len(x) - 1)
         share = (share - chance) / (1 - chance)
-    return share.to(first.dtype)
+    return share.to(first.rows)
 
 
 def neighborhood_jaccard(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
@@ -86,9 +96,9 @@ def neighborhood_jaccard(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int =
     """
     first, second = _spaces(x, y, k)
     if _is_either_constant(first, second):
-        return _nan(first)
+        return nan(first)
     common = _common(first, second, k, chunk_size).double()
-    return (common / (2 * k - common)).mean().to(first.dtype)
+    return (common / (2 * k - common)).mean().to(first.rows)
 
 
 def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
@@ -105,9 +115,11 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
               - \frac{2}{N - 2} \sum_i r_i s_i
 
     is the unbiased independence criterion without its common factor. At k = N - 1 this is the
-    debiased linear CKA of the unit rows; smaller k look at local structure. Symmetric. At most 1.
-    By chance: about k / N for k much smaller than N, which are the neighbours in common, and 0 at
-    N - 1. NaN with a `NumericalWarning` if a self term is not positive.
+    debiased linear CKA of the unit rows; smaller k look at local structure. Symmetric. 1 for equal
+    spaces, and no cosine in general: the three terms differ in their masks, so that nothing bounds
+    it, and with few rows it may be far outside of [0, 1] (7 rows and k=4: beyond 20). By chance:
+    about k / N for k much smaller than N, which are the neighbours in common, and 0 at N - 1. NaN
+    with a `NumericalWarning` if a self term is not positive.
 
     The authors' released code pairs :math:`K_{ij}` with :math:`L_{ji}`, which differs because
     being a neighbour is not mutual, and is not symmetric in its arguments.
@@ -127,8 +139,8 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
     first, second = _spaces(x, y, k, minimum=4)
     _checks.check_size("k", k, minimum=2)
     if _is_either_constant(first, second):
-        return _nan(first)
-    n, terms = first.shape[0], torch.zeros(3, 4, dtype=torch.float64, device=first.device)
+        return nan(first)
+    n, terms = len(x), torch.zeros(3, 4, dtype=torch.float64, device=x.device)
     for found in _neighbors(first, second, k, chunk_size):
         ours, theirs = found.x_values.double(), found.y_values.double()
         parts = (_joint(found), (ours, ours), (theirs, theirs))
@@ -143,8 +155,8 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
             NumericalWarning,
             stacklevel=2,
         )
-        return _nan(first)
-    return (cross / (self_x * self_y).sqrt()).to(first.dtype)
+        return nan(first)
+    return (cross / (self_x * self_y).sqrt()).to(first.rows)
 
 
 class _Neighbors(NamedTuple):
@@ -156,19 +168,19 @@ class _Neighbors(NamedTuple):
     y_values: Tensor
 
 
-def _neighbors(x: Tensor, y: Tensor, k: int, chunk_size: int) -> Iterator[_Neighbors]:
-    spaces = [(side, Search(side, chunk_size)) for side in (x, y)]
-    for rows in chunks(x.shape[0], chunk_size):
+def _neighbors(x: Space, y: Space, k: int, chunk_size: int) -> Iterator[_Neighbors]:
+    searches = [(side.rows, Search(side, chunk_size)) for side in (x, y)]
+    for rows in chunks(len(x.rows), chunk_size):
         found: list[Tensor] = []
-        for side, search in spaces:
-            similar = search(side[rows])
+        for queries, search in searches:
+            similar = search(queries[rows])
             similar.diagonal(rows.start).fill_(-math.inf)
             indices = top_k(similar, k)
-            found += [indices, similar.gather(1, indices)]
+            found += [indices, similar.gather(1, indices) + search.constant(queries[rows])]
         yield _Neighbors(*found)
 
 
-def _common(x: Tensor, y: Tensor, k: int, chunk_size: int) -> Tensor:
+def _common(x: Space, y: Space, k: int, chunk_size: int) -> Tensor:
     """Number of neighbours that each item has in common, ``(N,)``."""
     found = _neighbors(x, y, k, chunk_size)
     return torch.cat([overlap(f.x_indices, f.y_indices) for f in found])
@@ -191,22 +203,18 @@ def _terms(a: Tensor, b: Tensor) -> Tensor:
 
 def _spaces(
     x: Tensor, y: Tensor, k: int, *, minimum: int = 2, spare: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Unit rows of two spaces where each row has ``k`` others, and ``spare`` more."""
-    first, second = unit_pair(x, y, minimum=minimum + spare)
-    _checks.check_k(k, first.shape[0] - 1, "other rows")
-    if k >= first.shape[0] - spare:
+) -> tuple[Space, Space]:
+    """Two spaces where each row has ``k`` others, and ``spare`` more."""
+    first, second = spaces(x, y, minimum=minimum + spare)
+    _checks.check_k(k, len(x) - 1, "other rows")
+    if k >= len(x) - spare:
         raise ValueError(
-            f"`k` must be at most {first.shape[0] - 1 - spare} to be calibrated, got {k}: all "
+            f"`k` must be at most {len(x) - 1 - spare} to be calibrated, got {k}: all "
             "other rows are neighbours, by chance as well. Lower `k` or give more rows."
         )
     return first, second
 
 
-def _is_either_constant(x: Tensor, y: Tensor) -> bool:
+def _is_either_constant(x: Space, y: Space) -> bool:
     constant = is_constant("x", x, stacklevel=4)
     return is_constant("y", y, stacklevel=4) or constant
-
-
-def _nan(like: Tensor) -> Tensor:
-    return like.new_full((), math.nan)

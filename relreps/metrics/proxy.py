@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import full_precision, unit_rows
-from relreps.metrics._pairs import paired_rows, undefined
+from relreps.metrics._pairs import paired_rows, undefined, varying
 from relreps.similarity import cosine
 
 
@@ -43,7 +43,7 @@ def latent_similarity(x: Tensor, y: Tensor, anchors: Tensor, centered: bool = Fa
     References:
         Moschella et al., arXiv:2209.15430, section 4.2.
     """
-    pair = paired_rows(x, y)
+    pair = paired_rows(x, y, rescaled=False)
     _check_anchors(anchors, pair.x)
     with full_precision(pair.x):
         defined = []
@@ -60,8 +60,7 @@ def latent_similarity(x: Tensor, y: Tensor, anchors: Tensor, centered: bool = Fa
 
 def _points_apart(name: str, unit: Tensor) -> Tensor:
     """Whether not all rows point the same way."""
-    low, high = unit.amin(0), unit.amax(0)
-    apart = (high - low > 4 * torch.finfo(unit.dtype).eps).any()
+    apart = varying(unit, 1).any()
     if _checks.eager() and not unit.is_meta and not bool(apart):
         undefined(f"all rows of `{name}` point the same way", stacklevel=4)
     return apart

@@ -10,7 +10,12 @@ from torch import Tensor
 from relreps import _checks
 from relreps._linalg import full_precision
 from relreps._warnings import NumericalWarning
-from relreps.metrics._pairs import centred64, paired_rows
+from relreps.metrics._pairs import (
+    centred64,
+    differentiable_once,
+    paired_rows,
+    unit_scales,
+)
 
 
 def regression_r2(x: Tensor, y: Tensor) -> Tensor:
@@ -20,8 +25,9 @@ def regression_r2(x: Tensor, y: Tensor) -> Tensor:
               = \frac{\lVert Q_x^\top Y_c \rVert_F^2}{\lVert Y_c \rVert_F^2}
 
     with :math:`Q_x` an orthonormal basis of the columns of :math:`X_c`. On the rows it is fitted
-    on, so it grows with the width of ``x``. Not symmetric. Differentiable in both: the best map is
-    a constant to autograd, which changes no derivative. :math:`O(N D (D + E))` time, in float64.
+    on, so it grows with the width of ``x``. Not symmetric. Differentiable in both, once: the best
+    map is a constant to autograd, which changes no first derivative. :math:`O(N D (D + E))` time,
+    in float64.
 
     Args:
         x: What is given, the source.
@@ -45,10 +51,11 @@ def regression_r2(x: Tensor, y: Tensor) -> Tensor:
     pair = paired_rows(x, y)
     with full_precision(pair.x):
         x, y = centred64(pair.x), centred64(pair.y)
-        u, s, vh = torch.linalg.svd(x.detach(), full_matrices=False)
+        units = unit_scales(pair.x, x)
+        u, s, vh = torch.linalg.svd(x.detach() * units, full_matrices=False)
         live = s > max(x.shape) * torch.finfo(pair.x.dtype).eps * s[:1]
         inverse = torch.where(live, 1 / torch.where(live, s, 1), 0)
-        weights = (vh.mT * inverse) @ (u.mT @ y.detach())
+        weights = units[:, None] * ((vh.mT * inverse) @ (u.mT @ y.detach()))
         size = y.square().sum()
         value = 1 - (y - x @ weights).square().sum() / torch.where(size > 0, size, 1)
     if _checks.eager() and not x.is_meta and int(live.sum()) >= x.shape[0] - 1:
@@ -58,4 +65,4 @@ def regression_r2(x: Tensor, y: Tensor) -> Tensor:
             NumericalWarning,
             stacklevel=2,
         )
-    return pair.result(value)
+    return differentiable_once(pair.result(value), "regression_r2")

@@ -17,7 +17,17 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import full_precision
-from relreps.metrics._search import CHUNK, Search, chunks, is_constant, overlap, top_k, unit_pair
+from relreps.metrics._search import (
+    CHUNK,
+    Search,
+    Space,
+    chunks,
+    is_constant,
+    nan,
+    overlap,
+    spaces,
+    top_k,
+)
 
 
 def retrieval_ranks(x: Tensor, y: Tensor, *, chunk_size: int = CHUNK) -> Tensor:
@@ -43,7 +53,7 @@ def retrieval_ranks(x: Tensor, y: Tensor, *, chunk_size: int = CHUNK) -> Tensor:
     """
     queries, keys = _comparable(x, y)
     if is_constant("y", keys):
-        return torch.full_like(keys[:, 0], torch.nan)
+        return nan(keys).expand(len(keys.rows)).clone()
     return _ranks(queries, keys, chunk_size)
 
 
@@ -76,9 +86,9 @@ def mean_reciprocal_rank(
     """
     queries, keys = _comparable(x, y)
     if k is not None:
-        _checks.check_k(k, keys.shape[0])
+        _checks.check_k(k, len(keys.rows))
     if is_constant("y", keys):
-        return _nan(keys)
+        return nan(keys)
     return _reciprocal(_ranks(queries, keys, chunk_size), k)
 
 
@@ -102,9 +112,9 @@ def recall_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -
         tensor(0.)
     """
     queries, keys = _comparable(x, y)
-    _checks.check_k(k, keys.shape[0])
+    _checks.check_k(k, len(keys.rows))
     if is_constant("y", keys):
-        return _nan(keys)
+        return nan(keys)
     return _recall(_ranks(queries, keys, chunk_size), k)
 
 
@@ -132,13 +142,13 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) 
         tensor(1.)
     """
     queries, keys = _comparable(x, y)
-    _checks.check_k(k, keys.shape[0])
+    _checks.check_k(k, len(keys.rows))
     if is_constant("y", keys):
-        return _nan(keys)
+        return nan(keys)
     search = Search(keys, chunk_size)
     common = [
-        overlap(top_k(search(queries[rows]), k), top_k(search(keys[rows]), k))
-        for rows in chunks(keys.shape[0], chunk_size)
+        overlap(top_k(search(queries.rows[rows]), k), top_k(search(keys.rows[rows]), k))
+        for rows in chunks(len(keys.rows), chunk_size)
     ]
     return _jaccard(torch.cat(common), k, keys)
 
@@ -174,33 +184,33 @@ def retrieval_scores(
         - x: :math:`(N, D)`; y: :math:`(N, D)`. Output: seven scalars.
     """
     first, second = _comparable(x, y)
-    _checks.check_k(k, first.shape[0])
-    cosine = (first * second).sum(-1).mean()
+    _checks.check_k(k, len(first.rows))
+    cosine = (first.rows * second.rows).sum(-1).mean()
     mrr_xy, jaccard_xy, recall_xy = _one_direction("y", first, second, k, chunk_size)
     mrr_yx, jaccard_yx, recall_yx = _one_direction("x", second, first, k, chunk_size)
     return RetrievalResult(mrr_xy, mrr_yx, jaccard_xy, jaccard_yx, cosine, recall_xy, recall_yx)
 
 
 def _one_direction(
-    name: str, queries: Tensor, keys: Tensor, k: int, chunk_size: int
+    name: str, queries: Space, keys: Space, k: int, chunk_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """MRR, Jaccard@k and recall@k of one pass over the queries."""
     if is_constant(name, keys, stacklevel=4):
-        return _nan(keys), _nan(keys), _nan(keys)
+        return nan(keys), nan(keys), nan(keys)
     search = Search(keys, chunk_size)
     ranks, common = [], []
-    for rows in chunks(keys.shape[0], chunk_size):
-        similar = search(queries[rows])
+    for rows in chunks(len(keys.rows), chunk_size):
+        similar = search(queries.rows[rows])
         found = top_k(similar, k)
         ranks.append(_mean_ranks(similar, rows.start))
-        common.append(overlap(found, top_k(search(keys[rows]), k)))
+        common.append(overlap(found, top_k(search(keys.rows[rows]), k)))
     rank = torch.cat(ranks)
     return _reciprocal(rank, None), _jaccard(torch.cat(common), k, keys), _recall(rank, k)
 
 
-def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = unit_pair(x, y)
-    if first.shape[1] != second.shape[1]:
+def _comparable(x: Tensor, y: Tensor) -> tuple[Space, Space]:
+    first, second = spaces(x, y)
+    if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"`x` and `y` must have the same width to be compared, got {x.shape[1]} and "
             f"{y.shape[1]}. Compare relative codes, or translate one space into the other."
@@ -208,10 +218,10 @@ def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _ranks(queries: Tensor, keys: Tensor, chunk_size: int) -> Tensor:
+def _ranks(queries: Space, keys: Space, chunk_size: int) -> Tensor:
     search = Search(keys, chunk_size)
-    slices = chunks(keys.shape[0], chunk_size)
-    return torch.cat([_mean_ranks(search(queries[rows]), rows.start) for rows in slices])
+    slices = chunks(len(keys.rows), chunk_size)
+    return torch.cat([_mean_ranks(search(queries.rows[rows]), rows.start) for rows in slices])
 
 
 def _mean_ranks(similar: Tensor, start: int) -> Tensor:
@@ -233,9 +243,5 @@ def _recall(ranks: Tensor, k: int) -> Tensor:
     return (ranks <= k).to(ranks.dtype).mean()
 
 
-def _jaccard(common: Tensor, k: int, like: Tensor) -> Tensor:
-    return (common / (2 * k - common)).to(like.dtype).mean()
-
-
-def _nan(like: Tensor) -> Tensor:
-    return like.new_full((), torch.nan)
+def _jaccard(common: Tensor, k: int, keys: Space) -> Tensor:
+    return (common / (2 * k - common)).to(keys.rows).mean()

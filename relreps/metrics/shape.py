@@ -7,7 +7,13 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import as_float64, full_precision, inverse_or_zero, inverse_sqrt
-from relreps.metrics._pairs import Pair, centred, paired_rows
+from relreps.metrics._pairs import (
+    Pair,
+    centred,
+    differentiable_once,
+    paired_rows,
+    warn_of_few_rows,
+)
 from relreps.moments import elementwise, outer, row_moments
 
 
@@ -18,10 +24,10 @@ def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
               \frac{Y_c}{\lVert Y_c \rVert} Q \rVert_F^2
               = 2 - 2 \frac{\lVert X_c^\top Y_c \rVert_*}{\lVert X_c \rVert \lVert Y_c \rVert}
 
-    The narrower space is padded by zeros. Differentiable, also where singular values coincide; the
-    gradient at equal shapes is 0. `shape_distance` is the angle between the same two points, and a
-    metric. :math:`O(N D E + D E \min(D, E))` time, with N for D and E where it is less; products
-    in float64.
+    The narrower space is padded by zeros. Differentiable once, also where singular values coincide;
+    the gradient at equal shapes is 0. `shape_distance` is the angle between the same two points,
+    and a metric. :math:`O(N D E + D E \min(D, E))` time, with N for D and E where it is less;
+    products in float64.
 
     Args:
         x: First encoding.
@@ -40,7 +46,8 @@ def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
         Ding, Denain and Steinhardt, arXiv:2108.01661.
     """
     pair = paired_rows(x, y)
-    return pair.result((2 - 2 * _cosine(pair, 1.0)).clamp(min=0))
+    value = (2 - 2 * _cosine(pair, 1.0)).clamp(min=0)
+    return differentiable_once(pair.result(value), "procrustes_distance")
 
 
 def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
@@ -55,7 +62,7 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     :math:`\alpha = 1` spaces are compared up to rotation, with 0 up to any invertible map (the
     cosine is then the mean canonical correlation), and between the two in part. Both parts have
     unit size, so the scale of a space plays no role; where it has :math:`\lVert X_c \rVert^2 =
-    \operatorname{rank} X_c`, this is the partial whitening of the paper. Differentiable, with
+    \operatorname{rank} X_c`, this is the partial whitening of the paper. Differentiable once, with
     gradient 0 at equal shapes. Cost as `procrustes_distance`, and :math:`O(D^3)` for each space if
     :math:`\alpha < 1`.
 
@@ -68,9 +75,13 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in :math:`[0, \pi / 2]`. NaN with a
           `NumericalWarning` if all rows of a side are the same.
 
+    Warns:
+        NumericalWarning: With ``alpha=0``, there are so few rows that some directions agree
+            whatever the data.
+
     Example:
-        >>> x = torch.eye(3)
-        >>> shape_distance(x, x @ torch.diag(torch.tensor([1.0, 2.0, 3.0])), alpha=0)
+        >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.0, 0.0]])
+        >>> shape_distance(x, x @ torch.diag(torch.tensor([1.0, 2.0])), alpha=0)
         tensor(0.)
 
     References:
@@ -84,7 +95,7 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     apart = squared_sine > 64 * torch.finfo(cosine.dtype).eps
     sine = torch.where(apart, torch.where(apart, squared_sine, 1).sqrt(), 0)
     angle = torch.where(apart, torch.atan2(sine, cosine), 0)
-    return pair.result(angle)
+    return differentiable_once(pair.result(angle), "shape_distance")
 
 
 def _cosine(pair: Pair, alpha: float) -> Tensor:
@@ -96,7 +107,9 @@ def _cosine(pair: Pair, alpha: float) -> Tensor:
         moments = row_moments(x, y, pairs=pairs, product=(own, outer, own), exact=True)
         xx, xy, yy = moments.scatters
         if alpha < 1:
-            to_x, to_y = _evening(xx, alpha), _evening(yy, alpha)
+            (to_x, rank_x), (to_y, rank_y) = _evening(xx, alpha), _evening(yy, alpha)
+            if alpha == 0:
+                warn_of_few_rows(len(x), rank_x, rank_y)
             xx, xy, yy = to_x @ xx @ to_x, to_x @ xy @ to_y, to_y @ yy @ to_y
             xx, yy = xx.diagonal(), yy.diagonal()
         size = xx.sum() * yy.sum()
@@ -115,14 +128,14 @@ def _narrowed(x: Tensor) -> Tensor:
     return x @ basis
 
 
-def _evening(scatter: Tensor, alpha: float) -> Tensor:
-    """The map from centred rows to what is compared; see `shape_distance`."""
+def _evening(scatter: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """The map from centred rows to what is compared, see `shape_distance`; and their rank."""
     size = scatter.trace()
     size = torch.where(size > 0, size, 1)
     root = inverse_sqrt(scatter / size)
     rank = ((root @ scatter @ root).trace().detach() / size).round().clamp(min=1)
     eye = torch.eye(len(scatter), dtype=scatter.dtype, device=scatter.device)
-    return alpha * eye + (1 - alpha) / rank.sqrt() * root
+    return alpha * eye + (1 - alpha) / rank.sqrt() * root, rank
 
 
 def _nuclear_norm(m: Tensor) -> Tensor:

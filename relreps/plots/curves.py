@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps.plots._axes import new_axes
+from relreps.metrics._pairs import varying
+from relreps.plots._axes import check_type, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +34,13 @@ def plot_retrieval_curve(
         max_k: Last k, at most the number of keys, which it is by default.
         title: Title of the axes.
     """
+    check_type("ranks", ranks, Mapping)
+    for name, r in ranks.items():
+        _checks.check_floating("ranks", r)
+        if r.dim() != 1 or not len(r):
+            raise ValueError(
+                f"`ranks` must hold one rank a query, shape (n,), got {tuple(r.shape)} in {name!r}."
+            )
     if len({len(r) for r in ranks.values()}) != 1:
         sizes = {name: len(r) for name, r in ranks.items()}
         raise ValueError(
@@ -40,7 +48,6 @@ def plot_retrieval_curve(
             "Chance depends on the number of keys: draw those of another number elsewhere."
         )
     for r in ranks.values():
-        _checks.check_floating("ranks", r)
         _checks.check_finite("ranks", r)
     n = len(next(iter(ranks.values())))
     last = n if max_k is None else max_k
@@ -103,8 +110,8 @@ def plot_proxy(
     map_name = None if labels is None else cmap
     across, up = points.numpy()
     ax.scatter(across, up, c=colours, s=point_size, cmap=map_name, lw=0)
-    constant = bool((points == points[:, :1]).all(1).any())
-    r = "n/a" if constant else f"{float(torch.corrcoef(points)[0, 1]):.3f}"
+    vary = all(bool(varying(side[:, None])) for side in sides.values())
+    r = f"{float(torch.corrcoef(points)[0, 1]):.3f}" if vary else "n/a"
     ax.text(0.03, 0.97, f"r = {r}, n = {len(similarity)}", transform=ax.transAxes, va="top")
     ax.set_xlabel("similarity to the reference")
     ax.set_ylabel("accuracy")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relreps import _checks
-from relreps.plots._axes import new_axes
+from relreps.plots._axes import check_type, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ def plot_image_rows(
         title: Title of the axes.
         gap: White pixels between images.
     """
-    ax = new_axes(ax, "plot_image_rows")
+    check_type("rows", rows, Mapping)
     _checks.check_size("gap", gap, minimum=0)
     for images in rows.values():
         _checks.check_floating("rows", images)
@@ -37,11 +37,21 @@ def plot_image_rows(
             "Give the same number and size of images in every row."
         )
     n, height, width = next(iter(shapes.values()))
+    if not n * height * width:
+        raise ValueError(f"`rows` must hold at least one image with pixels, got {shapes}.")
+    for label, images in rows.items():
+        low, high = (float(bound) for bound in images.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"`rows` must hold values in [0, 1], got {low:.3g} to {high:.3g} in {label!r}. "
+                "Bring them there, or clip them if that is what you want: `.clamp(0, 1)`."
+            )
+    ax = new_axes(ax, "plot_image_rows")
     canvas = torch.ones(len(rows) * (height + gap) - gap, n * (width + gap) - gap)
     for i, images in enumerate(rows.values()):
         for j, picture in enumerate(images.detach().cpu().float()):
             top, left = i * (height + gap), j * (width + gap)
-            canvas[top : top + height, left : left + width] = picture.clamp(0, 1)
+            canvas[top : top + height, left : left + width] = picture
     ax.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([i * (height + gap) + (height - 1) / 2 for i in range(len(rows))], list(rows))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from relreps.metrics import LayerComparison
-from relreps.plots._axes import new_axes
+from relreps.plots._axes import check_type, new_axes
 from relreps.stitching import StitchingMatrix
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def plot_stitching_matrix(
             same ones to matrices that are to be compared.
         cmap: Name of a matplotlib colour map.
     """
+    check_type("matrix", matrix, StitchingMatrix)
+    _check_limits(limits)
     ax = new_axes(ax, "plot_stitching_matrix")
     _heat_map(ax, matrix.scores, matrix.encoders, matrix.decoders, digits, limits, cmap)
     ax.set_xlabel("decoder")
@@ -66,6 +68,8 @@ def plot_layers(
             same ones to comparisons that are to be compared.
         cmap: Name of a matplotlib colour map.
     """
+    check_type("comparison", comparison, LayerComparison)
+    _check_limits(limits)
     ax = new_axes(ax, "plot_layers")
     scores, layers_a, layers_b = comparison
     _heat_map(ax, scores, layers_a, layers_b, digits, limits, cmap)
@@ -76,6 +80,11 @@ def plot_layers(
     if title is not None:
         ax.set_title(title)
     return ax
+
+
+def _check_limits(limits: Limits | None) -> None:
+    if limits is not None and not limits[0] < limits[1]:
+        raise ValueError(f"`limits` must be the lower score and the higher one, got {limits}.")
 
 
 def _heat_map(

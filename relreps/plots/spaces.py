@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._optional import require
-from relreps.plots._axes import new_axes
+from relreps.plots._axes import check_axes, check_type, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +40,7 @@ def plot_spaces(
         cmap: Name of a matplotlib colour map.
     """
     _checks.check_choice("basis", basis, get_args(Basis))
+    check_type("spaces", spaces, Mapping)
     if not spaces:
         raise ValueError("`spaces` must name at least one space, got none.")
     rows = {name: _rows(x, labels) for name, x in spaces.items()}
@@ -52,6 +53,8 @@ def plot_spaces(
         raise ValueError(
             f"`axes` must be one for each of the {len(spaces)} spaces, got {len(axes)}."
         )
+    for ax in axes:
+        check_axes("axes", ax)
     colours: Any = None if labels is None else labels.cpu().numpy()
     map_name = None if labels is None else cmap
     for ax, (name, x), (mean, directions) in zip(axes, rows.items(), planes, strict=True):
