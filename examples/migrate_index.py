@@ -25,6 +25,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from migration.files import FileError, check_out, convert, match_rows, open_vectors, take
 from migration.methods import (
@@ -54,7 +55,7 @@ def migrate(options: argparse.Namespace) -> int:
     if len(rows) < FEWEST_PAIRS:
         raise FileError(f"{options.pairs} holds {len(rows)} pairs; give {FEWEST_PAIRS} or more.")
     x = torch.from_numpy(take(index, rows))
-    y = torch.cat([torch.from_numpy(chunk) for chunk in pairs.chunks(0, len(rows))])
+    y = torch.from_numpy(take(pairs, np.arange(len(rows))))
 
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(options.seed))
     test, fit = order.split([round(HELD_OUT * len(rows)), len(rows) - round(HELD_OUT * len(rows))])
@@ -138,7 +139,7 @@ def main() -> None:
         if options.index is not None:
             sys.exit(migrate(options))
         from migration.study import MissingResourceError, run
-    except FileError as error:
+    except (ValueError, OSError) as error:  # relreps refuses vectors by a ValueError too
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         sys.exit(2)
     try:

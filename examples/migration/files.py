@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 HASHED = 1 << 20  # bytes at either end of a file that go into its fingerprint
 NAMED = 3  # bad ids that an error names
+TYPES = [np.dtype(name) for name in ("float16", "float32", "float64")]  # of vectors
 
 
 class FileError(ValueError):
@@ -43,24 +44,28 @@ class NpyVectors:
     def __init__(self, path: Path, ids: np.ndarray | None = None) -> None:
         self.path = path
         rows = self.rows = open_npy(path, "r")
-        if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
+        # Numbers of any byte order are read, but none that PyTorch has no type for.
+        self.shape, self.dtype = rows.shape, rows.dtype.newbyteorder("=")
+        if rows.ndim != 2 or 0 in rows.shape or self.dtype not in TYPES:
             raise FileError(
-                f"{path} must hold vectors, floating-point numbers of shape (rows, features); it "
-                f"holds {rows.dtype} of shape {rows.shape}."
+                f"{path} must hold vectors, floating-point numbers of 16, 32 or 64 bits and shape "
+                f"(rows, features); it holds {rows.dtype} of shape {rows.shape}."
             )
-        self.shape, self.dtype = rows.shape, rows.dtype
         self.ids = None if ids is None else check_ids(ids, len(rows), path)
 
     def chunks(self, start: int, size: int) -> Iterator[np.ndarray]:
         for first in range(start, len(self.rows), size):
-            yield np.array(self.rows[first : first + size])
+            yield np.array(self.rows[first : first + size], self.dtype)
 
 
 class ParquetVectors:
     """A column of vectors, and one of ids, of a Parquet file."""
 
     def __init__(self, path: Path, vector_column: str, id_column: str) -> None:
-        from pyarrow import ArrowInvalid, parquet
+        try:
+            from pyarrow import ArrowInvalid, parquet
+        except ImportError as error:
+            raise FileError(f"To read {path} takes pyarrow: pip install pyarrow.") from error
 
         self.path, self.column = path, vector_column
         try:
@@ -72,6 +77,9 @@ class ParquetVectors:
                 columns = ", ".join(self.file.schema_arrow.names)
                 raise FileError(f"{path} has no column {name!r}; its columns are: {columns}.")
         table = parquet.read_table(path, columns=[id_column])
+        without = table[id_column].null_count
+        if without:
+            raise FileError(f"Every row of {path} must have an id; {without} have none.")
         self.ids = check_ids(table[id_column].to_numpy(), len(table), path)
         first = next(self._batches(1), None)
         if first is None:
@@ -166,13 +174,16 @@ def match_rows(index: Vectors, pairs: Vectors) -> np.ndarray:
     if wanted is None:
         raise FileError(f"{pairs.path} needs ids: they say which rows of the index it encodes.")
     ids = np.arange(index.shape[0]) if index.ids is None else index.ids
-    if (ids.dtype.kind in "iu") != (wanted.dtype.kind in "iu"):
+    if ids.dtype.kind.replace("u", "i") != wanted.dtype.kind.replace("u", "i"):
         raise FileError(
             f"The ids of {index.path} are {ids.dtype}, those of {pairs.path} {wanted.dtype}: they "
             "cannot be the same ones."
         )
     order = np.argsort(ids, kind="stable")
-    places = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
+    # Signed and unsigned numbers would meet as floating-point ones, where large ids coincide. What
+    # an id loses in the type of the others shows below, where it is compared as it is.
+    places = np.searchsorted(ids, wanted.astype(ids.dtype), sorter=order)
+    places = np.minimum(places, len(ids) - 1)
     rows = order[places]
     foreign = ids[rows] != wanted
     if foreign.any():
@@ -183,14 +194,24 @@ def match_rows(index: Vectors, pairs: Vectors) -> np.ndarray:
     return rows
 
 
+def finite_chunks(vectors: Vectors, first: int, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Chunks of rows, each with the number of its first row; NaN and infinity are refused."""
+    for chunk in vectors.chunks(first, size):
+        bad = np.flatnonzero(~np.isfinite(chunk).all(1))
+        if len(bad):
+            raise FileError(
+                f"Row {first + bad[0]} of {vectors.path} is not finite. Repair it first."
+            )
+        yield first, chunk
+        first += len(chunk)
+
+
 def take(vectors: Vectors, rows: np.ndarray, size: int = 8192) -> np.ndarray:
     """Some rows, in the order asked for, in one pass over the file."""
     taken = np.empty((len(rows), vectors.shape[1]), vectors.dtype)
-    start = 0
-    for chunk in vectors.chunks(0, size):
+    for start, chunk in finite_chunks(vectors, 0, size):
         here = (rows >= start) & (rows < start + len(chunk))
         taken[here] = chunk[rows[here] - start]
-        start += len(chunk)
     return taken
 
 
@@ -237,11 +258,16 @@ def convert(
     done = begun
     hidden = True if quiet else None  # None: unless someone is looking
     with tqdm(total=shape[0], initial=begun, desc=out.name, unit="row", disable=hidden) as bar:
-        for chunk in source.chunks(begun, chunk_size):
-            if not np.isfinite(chunk).all():
-                row = done + int(np.flatnonzero(~np.isfinite(chunk).all(1))[0])
-                raise FileError(f"Row {row} of {source.path} is not finite. Repair it first.")
-            target[done : done + len(chunk)] = function(chunk)
+        for _, chunk in finite_chunks(source, begun, chunk_size):
+            with np.errstate(over="ignore"):  # refused below
+                moved = np.asarray(function(chunk)).astype(dtype, copy=False)
+            bad = np.flatnonzero(~np.isfinite(moved).all(1))
+            if len(bad):
+                raise FileError(
+                    f"Row {done + bad[0]} of {source.path} does not fit into {np.dtype(dtype)} "
+                    "after the move. Give the new vectors in a wider type."
+                )
+            target[done : done + len(chunk)] = moved
             done += len(chunk)
             sync(target, part)
             replace(journal, json.dumps({"job": job, "rows": done}))
@@ -262,17 +288,20 @@ def check_out(out: Path) -> None:
         raise FileError(f"{out} is there already, and whole. Remove it, or choose another name.")
     if not out.parent.is_dir():
         raise FileError(f"There is no folder {out.parent} to write {out.name} to.")
+    if not os.access(out.parent, os.W_OK):
+        raise FileError(f"The folder {out.parent} cannot be written to.")
 
 
 def rows_done(part: Path, journal: Path, job: str, shape: tuple[int, int], dtype: np.dtype) -> int:
     """How many rows of this very job are already in the part."""
     try:
         noted = json.loads(journal.read_text())
+        noted_job, done = noted["job"], noted["rows"]
         rows = open_npy(part, "r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, KeyError):
         return 0
-    same = noted.get("job") == job and rows.shape == shape and rows.dtype == dtype
-    return noted["rows"] if same else 0
+    same = noted_job == job and rows.shape == shape and rows.dtype == dtype
+    return done if same else 0
 
 
 def sync(array: np.memmap, path: Path) -> None:
