@@ -34,7 +34,6 @@ from relreps import (
     StandardScale,
     Whiten,
 )
-from relreps.metrics import retrieval_scores
 
 Call = Callable[[], object]
 
@@ -235,7 +234,7 @@ FITS = [
 ]
 
 
-# Translation and retrieval.
+# Translation.
 
 
 def translation(quick: bool) -> dict[str, Call]:
@@ -298,22 +297,6 @@ def no_peers(x: Tensor, y: Tensor) -> dict[str, Call]:
     return {}
 
 
-def chunked_product(x: Tensor, y: Tensor, chunk: int = 1024) -> None:
-    for part in x.split(chunk):
-        part @ y.T
-
-
-def retrieval(quick: bool) -> dict[str, Call]:
-    n = 4000 if quick else 20_000
-    x, y = normal(n, 300), normal(n, 301)[:, :300].contiguous()
-
-    def products() -> None:
-        for a, b in ((x, y), (y, x), (x, x), (y, y)):
-            chunked_product(a, b)
-
-    return {"relreps": lambda: retrieval_scores(x, y), "the four chunked products": products}
-
-
 TRANSLATION = [
     Comparison("ProcrustesTranslator, 4096 x 768 to 768", translation, 1.10),
     *(
@@ -329,7 +312,6 @@ TRANSLATION = [
             (CCATranslator, torch.float64, no_peers),
         )
     ),
-    Comparison("retrieval_scores, 20 000 x 300", retrieval, small="retrieval_scores, 4000 x 300"),
 ]
 
 COMPARISONS = [*PROJECTION, *SPARSE, *FITS, *TRANSLATION]

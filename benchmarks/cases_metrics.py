@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from cases import Call, Comparison, chunked_product, normal
+from cases import Call, Comparison, normal
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from relreps.metrics import cknna, jaccard_at_k, mean_reciprocal_rank, mutual_knn, retrieval_scores
 
 K = 10
+
+
+def chunked_product(x: Tensor, y: Tensor, chunk: int = 1024) -> None:
+    for part in x.split(chunk):
+        part @ y.T
 
 
 def spaces(quick: bool) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ import scipy
 import sklearn
 import torch
 from cases import COMPARISONS, Call, Comparison, prepare
+from cases_metrics import METRICS
 from cases_similarity import SIMILARITY
 from cases_topology import TOPOLOGY
 
@@ -120,7 +121,7 @@ def main() -> None:
     print("| what | peer | ours, ms | peer, ms | ratio | quartiles | target | |")
     print("|---|---|--:|--:|--:|--:|--:|---|")
     results, memories = [], []
-    for comparison in (*COMPARISONS, *TOPOLOGY, *SIMILARITY):
+    for comparison in (*COMPARISONS, *TOPOLOGY, *METRICS, *SIMILARITY):
         if args.only in comparison.name:
             new = compare(comparison, args.quick)
             print(*map(row, new), sep="\n", flush=True)

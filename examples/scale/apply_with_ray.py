@@ -11,6 +11,7 @@ it is whole. `--map` is what `fit_distributed.py` or `examples/migrate_index.py`
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -41,6 +42,8 @@ class Move:
         values = column.flatten().to_numpy(zero_copy_only=False)
         rows = torch.tensor(values.reshape(len(column), width))
         moved = self.translator(rows).numpy()
+        if not np.isfinite(moved).all():
+            raise ValueError(f"Column {self.column!r} holds vectors that are not finite.")
         vectors = pa.FixedSizeListArray.from_arrays(moved.ravel(), moved.shape[1])
         return table.set_column(table.schema.get_field_index(self.column), self.column, vectors)
 
