@@ -128,7 +128,7 @@ def images():
     rows = {"inputs": blobs[:10]}
     for rank in (30, 10, 3):
         rows[f"{rank} components"] = (u[:10, :rank] * s[:rank]) @ vh[:rank] + blobs.mean(0)
-    plots.plot_image_rows({name: r.view(-1, 20, 20) for name, r in rows.items()})
+    plots.plot_image_rows({name: r.view(-1, 20, 20).clamp(0, 1) for name, r in rows.items()})
 
 
 def death_times():

@@ -186,7 +186,7 @@ def draw(
     """Some anchors of each kind, and all of them among the test digits."""
     figure = Figure(figsize=(10.5, 5.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.4))
-    examples = {name: images[:20].squeeze(1) for name, images in anchors.items()}
+    examples = {name: images[:20].squeeze(1).clamp(0, 1) for name, images in anchors.items()}
     plot_image_rows(examples, top.subplots(), title="Anchors")
     latents = F.normalize(encoder(test.images), dim=1)
     for ax, (name, images) in zip(bottom.subplots(1, len(anchors)), anchors.items(), strict=True):

@@ -242,7 +242,8 @@ def draw(path: Path, classify: Result, reconstruct: Result, test: Digits) -> Non
         weight="bold",
     )
     right.suptitle("Classifiers, %", weight="bold")
-    plot_image_rows({label: row.squeeze(1) for label, row in rows.items()}, left.subplots())
+    shown = {label: row.squeeze(1).clamp(0, 1) for label, row in rows.items()}
+    plot_image_rows(shown, left.subplots())
     axes = right.subplots(len(classify.scores), 1, sharex=True)
     for ax, (kind, matrix) in zip(axes, classify.scores.items(), strict=True):
         plot_stitching_matrix(matrix, ax, title=kind, digits=0, limits=(0, 100))
