@@ -310,6 +310,16 @@ def test_rounding_far_from_the_origin_is_no_direction(offset):
     close(t.rotation @ t.rotation.mT, torch.eye(64), atol=1e-5, rtol=0)
 
 
+def test_weak_directions_of_both_sides_count():
+    """Spreads of 3e-4 are far above what float32 rounds, their product of 1e-7 is not."""
+    spread = torch.logspace(0, -3.5, 6)
+    x = normal(300, 6).float() * spread
+    q = torch.linalg.qr(normal(6, 6)).Q.float()
+    t = ProcrustesTranslator(6, 6).fit(x, x @ q)
+    assert t.rank == 6
+    close(t.rotation, q, atol=1e-3, rtol=0)
+
+
 def test_enough_pairs_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

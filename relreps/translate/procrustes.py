@@ -166,13 +166,19 @@ class ProcrustesTranslator(MomentTranslator):
         self._full_rank = True
 
     def _rounding(self, m: PairMoments, sides: tuple[Side, Side]) -> float:
-        """Share of the largest singular value that the rounding of the rows makes of nothing."""
-        size, far = max(self.in_features, self.out_features), 1.0
-        if self._centres:  # what is left of rows far from the origin is rounded as they were
-            for side, squares in zip(sides, (m.trace_xx, m.trace_yy), strict=True):
+        """Share of the largest singular value that the rounding of the rows makes of nothing.
+
+        Each side has its share, and the singular values are of their product.
+        """
+        size = max(self.in_features, self.out_features)
+        share = 1.0
+        for side, squares in zip(sides, (m.trace_xx, m.trace_yy), strict=True):
+            far = 1.0
+            if self._centres:  # what is left of rows far from the origin is rounded as they were
                 offset = (side.mean * inverse_or_zero(side.std)).square().sum()
-                far = max(far, math.sqrt(float(1 + m.total * offset / squares)))
-        return max(far * math.sqrt(size) * m.eps, size * torch.finfo(m.xy.dtype).eps)
+                far = math.sqrt(float(1 + m.total * offset / squares))
+            share *= far * math.sqrt(size) * m.eps
+        return max(share, size * torch.finfo(m.xy.dtype).eps)
 
     def _scaling(self, rotation: Tensor, m: PairMoments) -> Tensor:
         """Scale for rows that are turned already."""
