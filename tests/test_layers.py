@@ -1,6 +1,5 @@
 """Comparisons of layers against measures of outputs that are computed by hand."""
 
-import warnings
 from collections import OrderedDict
 from functools import partial
 from itertools import pairwise
@@ -288,19 +287,6 @@ def test_what_cannot_be_compared_is_left_out_by_default_and_named_once():
         assert why in str(warning.message)
     with pytest.raises(TypeError, match=r"`model_a.ids` must be a floating-point"):
         compare_layers(model, model, batches, CKA, ["ids"])
-
-
-def test_transformers_go_through_by_default():
-    transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    bert = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8))
-    batches = [{"input_ids": torch.randint(0, 30, (B, 5))} for _ in range(2)]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert len(compare_layers(bert, bert, batches, MinibatchCKA).layers_a) > 10
-    left_out, *constant = (str(warning.message) for warning in caught)
-    assert "`model_b.embeddings.position_embeddings` gives 1 rows for 12 samples" in left_out
-    assert all("token_type_embeddings" in message for message in constant)
 
 
 def test_markdown():
