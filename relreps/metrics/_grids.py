@@ -16,16 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from relreps._linalg import full_precision
+from relreps.metrics._hsic import first_row, in_units, squared_rounding, unbiased_gram
 from relreps.metrics._pairs import cosine
-from relreps.metrics.cka import (
-    _NO_BATCH,
-    CKA,
-    MinibatchCKA,
-    first_row,
-    in_units,
-    squared_rounding,
-    unbiased_gram,
-)
+from relreps.metrics.cka import _NO_BATCH, CKA, MinibatchCKA
 from relreps.moments import RowMoments, merged, outer, row_moments
 
 #: Names of the layers of both networks.

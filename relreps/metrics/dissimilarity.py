@@ -10,8 +10,8 @@ from torch import Tensor
 
 from relreps import _checks
 from relreps._linalg import as_float64, full_precision, unit_rows
+from relreps.metrics._hsic import centred_hsic
 from relreps.metrics._pairs import centred, noise, paired_rows, rounding, varying
-from relreps.metrics.cka import centred_hsic
 from relreps.moments import RowMoments, elementwise, merged, row_moments
 
 #: Distances computed at once.
