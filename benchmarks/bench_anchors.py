@@ -23,14 +23,8 @@ from cases import Call, Comparison, measure, normal, parameters, prepare
 from ratios import compare, machine, row
 from sklearn.cluster import KMeans
 
-from relreps import (
-    BestAlignedAnchors,
-    FarthestAnchors,
-    KMeansAnchors,
-    LeverageAnchors,
-    UniformAnchors,
-)
-from relreps.anchors import _kmeans
+from relreps import FarthestAnchors, KMeansAnchors, LeverageAnchors, UniformAnchors
+from relreps.anchors import BestAlignedAnchors, lloyd
 
 WIDTH = 128
 ITERATIONS, TOLERANCE = 100, 1e-4  # scikit-learn's own tolerance
@@ -47,13 +41,13 @@ def k_means(quick: bool) -> dict[str, Call]:
     """From the same start, to the same tolerance; both stop after the same iterations."""
     x = blobs(20_000)
     x -= x.mean(0)
-    start = _kmeans.plus_plus(x, 100, torch.Generator().manual_seed(0))
+    start = lloyd.plus_plus(x, 100, torch.Generator().manual_seed(0))
     theirs = KMeans(
         100, init=start.numpy(), n_init=1, max_iter=ITERATIONS, tol=TOLERANCE, algorithm="lloyd"
     )
     rows = x.numpy()
     return {
-        "relreps": lambda: _kmeans.lloyd(x, start, ITERATIONS, TOLERANCE),
+        "relreps": lambda: lloyd.lloyd(x, start, ITERATIONS, TOLERANCE),
         "sklearn KMeans, Lloyd": lambda: theirs.fit(rows),
     }
 
@@ -67,7 +61,7 @@ def k_means_noise(quick: bool) -> dict[str, Call]:
     )
     rows = x.numpy()
     return {
-        "relreps": lambda: _kmeans.lloyd(x, start, ITERATIONS, TOLERANCE),
+        "relreps": lambda: lloyd.lloyd(x, start, ITERATIONS, TOLERANCE),
         "sklearn KMeans, Lloyd": lambda: theirs.fit(rows),
     }
 

@@ -21,7 +21,7 @@ import matplotlib
 import torch
 
 import relreps
-from relreps.anchors import discover_parallel_anchors
+from relreps import discover_parallel_anchors
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

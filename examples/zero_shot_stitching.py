@@ -105,7 +105,7 @@ def fit_translators(
 class Result:
     """How the networks of one task understand each other: absolute, relative, translated."""
 
-    scores: dict[str, relreps.StitchingMatrix]
+    scores: dict[str, relreps.stitching.StitchingMatrix]
     retrieval: dict[str, relreps.metrics.RetrievalResult]
     own: dict[str, nn.Module]  # network A itself
     stitched: dict[str, nn.Module]  # encoder of A, head of B
@@ -139,12 +139,12 @@ def evaluate(
     return result
 
 
-def own(matrix: relreps.StitchingMatrix) -> float:
+def own(matrix: relreps.stitching.StitchingMatrix) -> float:
     """Mean score of the networks as they were trained."""
     return matrix.scores.diagonal().mean().item()
 
 
-def stitched(matrix: relreps.StitchingMatrix, names: str = "ABC") -> float:
+def stitched(matrix: relreps.stitching.StitchingMatrix, names: str = "ABC") -> float:
     """Mean score of the pairs of different networks that fit, among those of these names."""
     rows = [matrix.encoders.index(name) for name in names]
     foreign = ~torch.eye(len(rows), dtype=torch.bool)

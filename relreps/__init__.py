@@ -1,35 +1,31 @@
-"""Relative representations and latent translation: networks trained apart speak to each other."""
+"""Relative representations and latent translation: networks trained apart speak to each other.
+
+Here is what people put inside their models. Everything else is importable from its package:
+`relreps.similarity`, `relreps.anchors`, `relreps.correspondence`, `relreps.translate`,
+`relreps.topo_loss`, `relreps.metrics`, `relreps.plots`, `relreps.testing`, `relreps.parity`.
+"""
+
+from typing import NoReturn
 
 from relreps import metrics, similarity
-from relreps._warnings import NumericalWarning, PerformanceWarning
+from relreps._core.moved import MOVED
+from relreps._core.warnings import NumericalWarning, PerformanceWarning
 from relreps.anchors import (
-    AbstractSampler,
-    AnchorReport,
-    BestAlignedAnchors,
-    ClusterAnchors,
     ConvexAnchors,
     EMAAnchors,
     FarthestAnchors,
     KMeansAnchors,
     LeverageAnchors,
-    ParallelAnchors,
     StratifiedAnchors,
     TopKAnchors,
     UniformAnchors,
-    UnsupervisedAnchors,
     anchor_report,
-    cluster_labels,
-    coverage_loss,
-    discover_parallel_anchors,
-    discover_parallel_anchors_unsupervised,
-    diversity_loss,
-    leverage_scores,
-    pivoted_anchors,
     prototypes,
     prune_anchors,
 )
-from relreps.metrics import LayerComparison, compare_layers
-from relreps.moments import FeatureMoments, Moments
+from relreps.correspondence import discover_parallel_anchors
+from relreps.metrics import compare_layers
+from relreps.moments import Moments
 from relreps.normalization import (
     Center,
     IsotropicScale,
@@ -40,38 +36,28 @@ from relreps.normalization import (
 )
 from relreps.projection import (
     AnchorAttention,
-    GraphGeodesic,
     ParsevalFrame,
     ProductProjection,
     Quantize,
     RelativeEncoder,
-    RelativeGeodesic,
     RelativeProjection,
-    RunningRelativeProjection,
     SparseRelativeProjection,
     StratifiedMean,
     SubspaceProjection,
     relative_projection,
-    sparse_scores,
 )
-from relreps.sampling import ClassBatchSampler, cyclic_annealing
-from relreps.spectral_loss import SpectralGapLoss, spectral_gap
-from relreps.stitching import StitchedModel, StitchingMatrix, stitching_matrix
+from relreps.sampling import ClassBatchSampler
+from relreps.similarity import GraphGeodesic, RelativeGeodesic
+from relreps.spectral_loss import SpectralGapLoss
+from relreps.stitching import StitchedModel, stitching_matrix
 from relreps.topo_loss import (
-    ConnectivityLoss,
     RTDLiteLoss,
     SignatureLoss,
     TopologicalDensificationLoss,
-    both_placements,
-    death_time_quantiles,
     death_times,
     mass_concentration_bound,
     minimum_spanning_tree,
-    persistent_entropy,
-    signature_loss,
     topological_densification_loss,
-    total_persistence,
-    wasserstein_h0,
 )
 from relreps.translate import (
     AffineTranslator,
@@ -81,44 +67,26 @@ from relreps.translate import (
     InverseRelativeTranslator,
     LinearTranslator,
     LOrthoTranslator,
-    PermutationTranslator,
-    ProcrustesRidgeTranslator,
     ProcrustesTranslator,
-    RCSLSTranslator,
-    ReducedRankTranslator,
     RefinedProcrustesTranslator,
-    ScaleInvarianceReport,
-    SGDAffineTranslator,
-    TranslationReport,
+    Translator,
     TransportTranslator,
-    WhitenedTranslator,
-    csls,
-    functional_map,
     linear_map,
-    mutual_nearest,
     procrustes,
-    rcsls_loss,
-    scale_invariance_report,
     translation_report,
 )
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
-    "AbstractSampler",
     "AffineTranslator",
     "AnchorAttention",
-    "AnchorReport",
-    "BestAlignedAnchors",
     "CCATranslator",
     "Center",
     "ClassBatchSampler",
-    "ClusterAnchors",
-    "ConnectivityLoss",
     "ConvexAnchors",
     "EMAAnchors",
     "FarthestAnchors",
-    "FeatureMoments",
     "FunctionalMapTranslator",
     "GeneralizedProcrustes",
     "GraphGeodesic",
@@ -126,82 +94,57 @@ __all__ = [
     "IsotropicScale",
     "KMeansAnchors",
     "LOrthoTranslator",
-    "LayerComparison",
     "LeverageAnchors",
     "LinearTranslator",
     "Moments",
     "NormalizerChain",
     "NumericalWarning",
-    "ParallelAnchors",
     "ParsevalFrame",
     "PerformanceWarning",
-    "PermutationTranslator",
-    "ProcrustesRidgeTranslator",
     "ProcrustesTranslator",
     "ProductProjection",
     "Quantize",
-    "RCSLSTranslator",
     "RTDLiteLoss",
-    "ReducedRankTranslator",
     "RefinedProcrustesTranslator",
     "RelativeEncoder",
     "RelativeGeodesic",
     "RelativeProjection",
-    "RunningRelativeProjection",
-    "SGDAffineTranslator",
-    "ScaleInvarianceReport",
     "SignatureLoss",
     "SparseRelativeProjection",
     "SpectralGapLoss",
     "StandardScale",
     "StitchedModel",
-    "StitchingMatrix",
     "StratifiedAnchors",
     "StratifiedMean",
     "SubspaceProjection",
     "TopKAnchors",
     "TopologicalDensificationLoss",
-    "TranslationReport",
+    "Translator",
     "TransportTranslator",
     "UniformAnchors",
     "UnitNorm",
-    "UnsupervisedAnchors",
     "Whiten",
-    "WhitenedTranslator",
     "anchor_report",
-    "both_placements",
-    "cluster_labels",
     "compare_layers",
-    "coverage_loss",
-    "csls",
-    "cyclic_annealing",
-    "death_time_quantiles",
     "death_times",
     "discover_parallel_anchors",
-    "discover_parallel_anchors_unsupervised",
-    "diversity_loss",
-    "functional_map",
-    "leverage_scores",
     "linear_map",
     "mass_concentration_bound",
     "metrics",
     "minimum_spanning_tree",
-    "mutual_nearest",
-    "persistent_entropy",
-    "pivoted_anchors",
     "procrustes",
     "prototypes",
     "prune_anchors",
-    "rcsls_loss",
     "relative_projection",
-    "scale_invariance_report",
-    "signature_loss",
     "similarity",
-    "sparse_scores",
-    "spectral_gap",
     "stitching_matrix",
     "topological_densification_loss",
-    "total_persistence",
     "translation_report",
-    "wasserstein_h0",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Say where a name lives that is not here (any more)."""
+    if name in MOVED:
+        raise AttributeError(f"`relreps.{name}` is `{MOVED[name]}`: import it from there.")
+    raise AttributeError(f"module 'relreps' has no attribute {name!r}")

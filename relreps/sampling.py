@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from relreps import _checks
+from relreps._core import checks
 
 
 class ClassBatchSampler(Sampler[list[int]]):
@@ -70,9 +70,9 @@ class ClassBatchSampler(Sampler[list[int]]):
             raise TypeError(f"`labels` must be integers, one a sample, got {labels!r}.") from error
         if not labels.numel():
             raise ValueError("`labels` must name at least one sample, got none.")
-        _checks.check_labels(labels, labels.numel())
-        _checks.check_size("samples_per_class", samples_per_class)
-        _checks.check_size("seed", seed, minimum=0)
+        checks.check_labels(labels, labels.numel())
+        checks.check_size("samples_per_class", samples_per_class)
+        checks.check_size("seed", seed, minimum=0)
         values, counts = labels.unique(return_counts=True)
         small = [
             f"{int(v)} ({int(n)})"
@@ -86,7 +86,7 @@ class ClassBatchSampler(Sampler[list[int]]):
                 "Lower `samples_per_class` or leave these classes out."
             )
         classes = len(values) if classes_per_batch is None else classes_per_batch
-        _checks.check_size("classes_per_batch", classes)
+        checks.check_size("classes_per_batch", classes)
         if classes > len(values):
             raise ValueError(
                 f"`classes_per_batch` must be at most the number of classes, got {classes} and "
@@ -112,7 +112,7 @@ class ClassBatchSampler(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of every iteration from now on."""
-        _checks.check_size("epoch", epoch, minimum=0)
+        checks.check_size("epoch", epoch, minimum=0)
         self._epoch = epoch
         self._counting = False
 
@@ -185,10 +185,10 @@ def cyclic_annealing(step: float, total: float, cycles: int = 4, ratio: float = 
     References:
         Fu et al., arXiv:1903.10145; for a topological loss, arXiv:2409.10967.
     """
-    _checks.check_number("step", step, 0, float("inf"))
-    _checks.check_positive("total", total)
-    _checks.check_size("cycles", cycles)
-    _checks.check_number("ratio", ratio, 0, 1)
+    checks.check_number("step", step, 0, float("inf"))
+    checks.check_positive("total", total)
+    checks.check_size("cycles", cycles)
+    checks.check_number("ratio", ratio, 0, 1)
     if step >= total:
         return 1.0
     position = step * cycles / total % 1
@@ -215,8 +215,8 @@ def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
         num_replicas = group.get_world_size() if known else 1
     if rank is None:
         rank = group.get_rank() if known else 0
-    _checks.check_size("num_replicas", num_replicas)
-    _checks.check_size("rank", rank, minimum=0)
+    checks.check_size("num_replicas", num_replicas)
+    checks.check_size("rank", rank, minimum=0)
     if rank >= num_replicas:
         raise ValueError(f"`rank` must be below `num_replicas`, got rank {rank} of {num_replicas}.")
     return num_replicas, rank

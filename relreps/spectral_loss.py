@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import at_least_float32, full_precision
-from relreps.topo_loss.distances import on_host
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32, full_precision
+from relreps.topo_loss.metric import on_host
 
 Graph: TypeAlias = Literal["knn", "heat"]
 Solver: TypeAlias = Literal["auto", "dense", "partial"]
@@ -68,11 +68,11 @@ def spectral_gap(
     _check_points(z)
     n = z.shape[-2]
     if graph == "knn":
-        _checks.check_k(k, max(n - 1, 0), "other points")
+        checks.check_k(k, max(n - 1, 0), "other points")
     components = _checked_components(components, n, paper_offset)
     count = components + paper_offset
     if on_host(z):
-        _checks.check_finite("z", z.flatten(0, -2))
+        checks.check_finite("z", z.flatten(0, -2))
     with full_precision(z):
         distances, heat = _squared_distances(at_least_float32(z), temperature)
         weights = torch.exp(-heat) if graph == "heat" else _neighbour_graph(distances, heat, k)
@@ -151,7 +151,7 @@ class SpectralGapLoss(nn.Module):
         super().__init__()
         _check_options(k, graph, temperature, solver)
         if components is not None:
-            _checks.check_size("components", components)
+            checks.check_size("components", components)
         self.k = k
         self.components = components
         self.graph: Graph = graph
@@ -169,7 +169,7 @@ class SpectralGapLoss(nn.Module):
                     f"`z` must have shape (n, D) where `labels` are given, got {tuple(z.shape)}. "
                     "For several clouds, give `components`."
                 )
-            _checks.check_labels(labels, z.shape[0])
+            checks.check_labels(labels, z.shape[0])
             if components is None:
                 components = 1 + (labels.sort().values.diff() != 0).sum()
         if components is None:
@@ -197,13 +197,13 @@ class SpectralGapLoss(nn.Module):
 
 
 def _check_options(k: int, graph: object, temperature: object, solver: object) -> None:
-    _checks.check_size("k", k)
-    _checks.check_choice("graph", graph, get_args(Graph))
-    _checks.check_choice("solver", solver, get_args(Solver))
+    checks.check_size("k", k)
+    checks.check_choice("graph", graph, get_args(Graph))
+    checks.check_choice("solver", solver, get_args(Solver))
     if isinstance(temperature, int | float):
-        _checks.check_positive("temperature", temperature)
+        checks.check_positive("temperature", temperature)
     else:
-        _checks.check_choice("temperature", temperature, ("median",))
+        checks.check_choice("temperature", temperature, ("median",))
 
 
 def _checked_components(components: int | Tensor, n: int, offset: bool) -> int | Tensor:
@@ -218,7 +218,7 @@ def _checked_components(components: int | Tensor, n: int, offset: bool) -> int |
         if not on_host(components):
             return components
         components = int(components)
-    _checks.check_size("components", components)
+    checks.check_size("components", components)
     if components + offset >= n:
         raise ValueError(
             f"`components` must be less than the number of points, got {components} for "
@@ -229,7 +229,7 @@ def _checked_components(components: int | Tensor, n: int, offset: bool) -> int |
 
 
 def _check_points(z: Tensor) -> None:
-    _checks.check_floating("z", z)
+    checks.check_floating("z", z)
     if z.dim() < 2:
         raise ValueError(f"`z` must have shape (..., n, D), one point a row, got {tuple(z.shape)}.")
 

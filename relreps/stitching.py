@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from relreps._modules import evaluating
-from relreps._tables import markdown_grid
+from relreps._core.modules import evaluating
+from relreps._core.tables import markdown_grid
 
 
 class StitchedModel(nn.Module):

@@ -155,7 +155,7 @@ def chain(fitted=True):
 
 
 def running(fitted=True):
-    module = relreps.RunningRelativeProjection(D, A).eval()
+    module = relreps.parity.RunningRelativeProjection(D, A).eval()
     return module.set_anchors(anchors()) if fitted else module
 
 
@@ -179,16 +179,16 @@ CASES = {
     "Procrustes-rotation": translator(D, allow_reflection=False, pre=None),
     "LinearTranslator": paired(relreps.LinearTranslator, pre="unit"),
     "AffineTranslator": paired(relreps.AffineTranslator, "gcv", pre="standard"),
-    "ProcrustesRidgeTranslator": paired(relreps.ProcrustesRidgeTranslator),
-    "ReducedRankTranslator": paired(relreps.ReducedRankTranslator, 2),
+    "ProcrustesRidgeTranslator": paired(relreps.translate.ProcrustesRidgeTranslator),
+    "ReducedRankTranslator": paired(relreps.translate.ReducedRankTranslator, 2),
     "LOrthoTranslator": paired(relreps.LOrthoTranslator),
-    "SGDAffineTranslator": paired(relreps.SGDAffineTranslator, 3),
+    "SGDAffineTranslator": paired(relreps.parity.SGDAffineTranslator, 3),
     "CCATranslator": paired(relreps.CCATranslator, 3),
-    "WhitenedTranslator": paired(relreps.WhitenedTranslator),
+    "WhitenedTranslator": paired(relreps.translate.WhitenedTranslator),
     "InverseRelativeTranslator": paired(relreps.InverseRelativeTranslator, 24, ridge=0.1),
     "InverseRelative-source": paired(relreps.InverseRelativeTranslator, 24, rescale="source"),
-    "PermutationTranslator": paired(relreps.PermutationTranslator, signed=True),
-    "RCSLSTranslator": paired(relreps.RCSLSTranslator, k=3, steps=3),
+    "PermutationTranslator": paired(relreps.translate.PermutationTranslator, signed=True),
+    "RCSLSTranslator": paired(relreps.translate.RCSLSTranslator, k=3, steps=3),
     "RefinedProcrustesTranslator": seeded(relreps.RefinedProcrustesTranslator),
     "TransportTranslator": seeded(relreps.TransportTranslator),
     "FunctionalMapTranslator": seeded(relreps.FunctionalMapTranslator, num_functions=30, k=9),
@@ -251,7 +251,7 @@ def test_contract(case, check):
 def test_every_public_module_is_in_the_contract():
     without_forward = {
         relreps.Moments,
-        relreps.FeatureMoments,
+        relreps.moments.FeatureMoments,
         relreps.EMAAnchors,
         relreps.GeneralizedProcrustes,  # its maps are between any two spaces, named at the call
     }

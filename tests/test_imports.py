@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import relreps
-from relreps._optional import require
+from relreps._core.optional import require
 
 HEAVY = ("scipy", "ot", "sklearn", "matplotlib", "torchmetrics")
 

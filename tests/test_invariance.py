@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import relreps
-from relreps._invariance import TRANSFORMATIONS, closure
+from relreps._core.invariance import TRANSFORMATIONS, closure
 from relreps.similarity import Basis, Rescaled
 from relreps.testing import (
     ACTIVATIONS,

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from relreps import ClassBatchSampler, cyclic_annealing
+from relreps import ClassBatchSampler
+from relreps.sampling import cyclic_annealing
 
 LABELS = torch.tensor([5, 7, 5, 9, 7, 5, 9, 5, 7, 9, 5, 9, 7, 7, 9, 5])  # six, five, five
 

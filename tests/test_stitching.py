@@ -11,9 +11,9 @@ from relreps import (
     RelativeEncoder,
     RelativeProjection,
     StitchedModel,
-    StitchingMatrix,
     stitching_matrix,
 )
+from relreps.stitching import StitchingMatrix
 
 close = torch.testing.assert_close
 D, H, C = 6, 4, 3

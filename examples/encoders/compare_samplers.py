@@ -156,7 +156,7 @@ def samplers(spaces: Spaces) -> list[Sampler]:
         return lambda count, generator: sampler(count, *arguments, generator=generator)
 
     def oracle(count: int, _: torch.Generator) -> Callable[..., Tensor]:
-        return relreps.BestAlignedAnchors(count, centred_pool(spaces)[1])
+        return relreps.anchors.BestAlignedAnchors(count, centred_pool(spaces)[1])
 
     found = [Sampler("uniform", seeded(relreps.UniformAnchors))]
     for space, name in enumerate(spaces.names):
@@ -168,16 +168,16 @@ def samplers(spaces: Spaces) -> list[Sampler]:
     first = spaces.names[0]
     leverage = seeded(relreps.LeverageAnchors)
     found.append(Sampler(f"leverage in {first}", leverage, colour="C1"))
-    robin = seeded(relreps.ClusterAnchors, CLUSTERS)
+    robin = seeded(relreps.anchors.ClusterAnchors, CLUSTERS)
     found.append(Sampler(f"round robin in {first}", robin, colour="C4"))
     if spaces.labels is not None:
-        central = seeded(relreps.ClusterAnchors, CLUSTERS, "centre")
+        central = seeded(relreps.anchors.ClusterAnchors, CLUSTERS, "centre")
         found.append(Sampler(f"round robin by centre in {first}", central, colour="C4", line=":"))
         stratified = seeded(relreps.StratifiedAnchors)
         found.append(Sampler("stratified by topic", stratified, colour="C2"))
     else:
         frequency = -torch.arange(len(spaces.pool), dtype=torch.float)  # the pool is in order
-        frequent = seeded(relreps.ClusterAnchors, CLUSTERS, frequency)
+        frequent = seeded(relreps.anchors.ClusterAnchors, CLUSTERS, frequency)
         found.append(
             Sampler(f"round robin by frequency in {first}", frequent, colour="C4", line=":")
         )

@@ -38,7 +38,7 @@ from real_encoders import (
 from tqdm import tqdm
 
 import relreps
-from relreps.anchors import discover_parallel_anchors
+from relreps import discover_parallel_anchors
 
 TEST = 1000
 CODES = {

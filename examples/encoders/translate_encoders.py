@@ -94,7 +94,7 @@ MAPS: dict[str, Make] = {
     "least squares": relreps.AffineTranslator,
     "ridge, gcv": lambda x, y: relreps.AffineTranslator(x, y, ridge="gcv"),
     "ridge, loo": lambda x, y: relreps.AffineTranslator(x, y, ridge="loo"),
-    "ridge to Procrustes": relreps.ProcrustesRidgeTranslator,
+    "ridge to Procrustes": relreps.translate.ProcrustesRidgeTranslator,
 }
 
 
@@ -176,7 +176,7 @@ def train_head(rows: Tensor, topics: Tensor) -> nn.Module:
 #: By the name of the column of the published table, and what is beside it. Least squares between
 #: standardised rows needs no offset there, so that its affine map is the linear one.
 STITCHED: dict[str, Make] = {
-    "affine (Adam)": relreps.SGDAffineTranslator,
+    "affine (Adam)": relreps.parity.SGDAffineTranslator,
     "linear": lambda x, y: relreps.AffineTranslator(x, y, pre="standard"),
     "l-ortho": lambda x, y: relreps.LOrthoTranslator(x, y, pre="standard"),
     "ortho": lambda x, y: relreps.ProcrustesTranslator(x, y, pre="standard"),

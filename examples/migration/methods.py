@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-import relreps
+from relreps import translate
 
 from .files import FileError, Vectors
 
@@ -41,7 +41,7 @@ class Recipe(NamedTuple):
 
     def make(self) -> nn.Module:
         """A new one."""
-        return getattr(relreps, self.translator)(**self.arguments)
+        return getattr(translate, self.translator)(**self.arguments)
 
 
 def recipe(method: str, widths: tuple[int, int], pairs: int) -> Recipe:

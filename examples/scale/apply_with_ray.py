@@ -25,7 +25,7 @@ class Move:
 
     def __init__(self, path: str, column: str) -> None:
         saved = torch.load(path, weights_only=True)
-        self.translator = getattr(relreps, saved["translator"])(**saved["arguments"])
+        self.translator = getattr(relreps.translate, saved["translator"])(**saved["arguments"])
         self.translator.load_state_dict(saved["state"])
         self.column = column
 

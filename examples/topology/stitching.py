@@ -94,7 +94,7 @@ class Loss(NamedTuple):
             relreps.TopologicalDensificationLoss(scale)(rows.unflatten(0, (-1, SAMPLES)))
             for rows, scale in zip((z, code), self.scales, strict=True)
         )
-        return self.weight * relreps.both_placements(before, after, self.shares)
+        return self.weight * relreps.parity.both_placements(before, after, self.shares)
 
 
 def make_encoder(channels: int) -> nn.Sequential:
@@ -205,7 +205,7 @@ def fine_tune(
         code = projection(z)
         objective = F.cross_entropy(head(code), side.labelled.labels[rows])
         if loss is not None:
-            objective = objective + relreps.cyclic_annealing(step, steps) * loss(z, code)
+            objective = objective + relreps.sampling.cyclic_annealing(step, steps) * loss(z, code)
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()
@@ -257,7 +257,7 @@ def median_deaths(trained: Trained, digits: Digits) -> tuple[float, float]:
     """Median death times before and after the projection, in clouds as large as in training."""
 
     def median(rows: Tensor) -> float:
-        of_classes = relreps.death_time_quantiles(
+        of_classes = relreps.topo_loss.death_time_quantiles(
             rows,
             digits.labels,
             (0.5,),

@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import at_least_float32, full_precision, unit_rows
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32, full_precision, unit_rows
 
 
 class ConvexAnchors(nn.Module):
@@ -52,14 +52,14 @@ class ConvexAnchors(nn.Module):
 
     def __init__(self, num_samples: int, num_anchors: int, temperature: float = 0.2) -> None:
         super().__init__()
-        _checks.check_size("num_samples", num_samples)
-        _checks.check_size("num_anchors", num_anchors)
+        checks.check_size("num_samples", num_samples)
+        checks.check_size("num_anchors", num_anchors)
         if num_anchors > num_samples:
             raise ValueError(
                 f"`num_anchors` must be at most `num_samples`, got {num_anchors} anchors and "
                 f"{num_samples} samples. Mix more samples or ask for fewer anchors."
             )
-        _checks.check_positive("temperature", temperature)
+        checks.check_positive("temperature", temperature)
         self.temperature = temperature
         self.logits = nn.Parameter(torch.empty(num_anchors, num_samples))
         self.reset_parameters()
@@ -97,7 +97,7 @@ class ConvexAnchors(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         """Anchors of the space in which ``samples`` ``(*, N, D)`` are encoded."""
-        _checks.check_floating("samples", samples)
+        checks.check_floating("samples", samples)
         if samples.dim() < 2 or samples.shape[-2] != self.logits.shape[1]:
             raise ValueError(
                 f"`samples` must have shape (..., {self.logits.shape[1]}, features), got "
@@ -143,10 +143,10 @@ def coverage_loss(
         >>> coverage_loss(x, x[:1]), coverage_loss(x, x)
         (tensor(1.), tensor(0.))
     """
-    _checks.check_rows("x", x)
-    _checks.check_rows("anchors", anchors, x.shape[1])
+    checks.check_rows("x", x)
+    checks.check_rows("anchors", anchors, x.shape[1])
     if temperature != 0:
-        _checks.check_positive("temperature", temperature)
+        checks.check_positive("temperature", temperature)
     with full_precision(x):
         return _coverage(x, anchors, normalize, temperature).to(x.dtype)
 
@@ -187,7 +187,7 @@ def diversity_loss(anchors: Tensor) -> Tensor:
         >>> diversity_loss(torch.eye(3)), diversity_loss(torch.ones(3, 2))
         (tensor(0.), tensor(1.0000))
     """
-    _checks.check_rows("anchors", anchors)
+    checks.check_rows("anchors", anchors)
     with full_precision(anchors):
         rows = unit_rows(at_least_float32(anchors))
         squares = (rows @ rows.mT).square()

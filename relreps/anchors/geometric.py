@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, unit_rows
-from relreps.anchors._kmeans import squared_lengths
-from relreps.anchors._rows import check_samples, directions, prepared
+from relreps._core import checks
+from relreps._core.linalg import as_float64, at_least_float32, unit_rows
+from relreps.anchors.lloyd import squared_lengths
+from relreps.anchors.rows import check_samples, directions, prepared
 from relreps.anchors.samplers import AbstractSampler
 
 #: Entries of a distance block, and rows of a product, held at once.
@@ -161,13 +161,13 @@ class BestAlignedAnchors(AbstractSampler):
 
     def __init__(self, num_anchors: int, other: Tensor, *, normalize: bool = True) -> None:
         super().__init__(num_anchors)
-        _checks.check_rows("other", other)
-        _checks.check_finite("other", other)
+        checks.check_rows("other", other)
+        checks.check_finite("other", other)
         self.other = other
         self.normalize = normalize
 
     def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        _checks.check_paired(x, self.other, ("x", "other"))
+        checks.check_paired(x, self.other, ("x", "other"))
         spaces = [_one_unit(space, self.normalize) for space in (x, self.other.to(x.device))]
         scores = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
         step = max(1, _BLOCK // x.shape[0])

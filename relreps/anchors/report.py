@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, full_precision, unit_rows
-from relreps.anchors.pruning import angle_rounding
+from relreps._core import checks
+from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
+from relreps.anchors.subset import angle_rounding
 
 #: Anchors nearer than this, as part of the size of the set, repeat each other.
 _SAME = 1e-5
@@ -91,15 +91,15 @@ def anchor_report(
         smallest leverage 0.5
         warning: 1 anchor repeats an earlier one (1 repeats 0): use `prune_anchors(anchors, 1e-6)`.
     """
-    _checks.check_rows("anchors", anchors)
-    _checks.check_finite("anchors", anchors)
+    checks.check_rows("anchors", anchors)
+    checks.check_finite("anchors", anchors)
     if anchors.shape[1] == 0:
         raise ValueError(
             f"`anchors` must have at least one feature, got shape {tuple(anchors.shape)}."
         )
     if x is not None:
-        _checks.check_rows("x", x, anchors.shape[1])
-        _checks.check_finite("x", x)
+        checks.check_rows("x", x, anchors.shape[1])
+        checks.check_finite("x", x)
     with full_precision(anchors):
         return _report(anchors, x, normalize)
 

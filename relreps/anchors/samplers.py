@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import full_precision
-from relreps.anchors._rows import check_samples
+from relreps._core import checks
+from relreps._core.linalg import full_precision
+from relreps.anchors.rows import check_samples
 
 
 class AbstractSampler(ABC):
@@ -42,8 +42,8 @@ class AbstractSampler(ABC):
     """
 
     def __init__(self, num_anchors: int, *, generator: torch.Generator | None = None) -> None:
-        _checks.check_size("num_anchors", num_anchors)
-        _checks.check_generator(generator)
+        checks.check_size("num_anchors", num_anchors)
+        checks.check_generator(generator)
         self.num_anchors = num_anchors
         self.generator = generator
 
@@ -51,7 +51,7 @@ class AbstractSampler(ABC):
         """Indices of the chosen rows of ``x`` ``(N, D)``, all different, on its device."""
         check_samples(x, self.num_anchors)
         if labels is not None:
-            _checks.check_labels(labels, x.shape[0])
+            checks.check_labels(labels, x.shape[0])
             labels = labels.long()
         with torch.no_grad(), full_precision(x):
             return self._pick(x, labels).to(x.device)
@@ -146,7 +146,7 @@ class TopKAnchors(AbstractSampler):
         super().__init__(num_anchors, generator=generator)
         check_scores("scores", scores)
         if pool is not None:
-            _checks.check_size("pool", pool, minimum=num_anchors)
+            checks.check_size("pool", pool, minimum=num_anchors)
         self.scores = scores
         self.pool = pool
 

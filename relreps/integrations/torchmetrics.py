@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relreps import _checks, metrics
-from relreps._optional import require
+from relreps import metrics
+from relreps._core import checks
+from relreps._core.optional import require
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -81,7 +82,7 @@ class _Rows(Metric):
         """Add paired rows."""
         self._make().update(x, y)  # for its checks
         for name, rows, seen in (("x", x, self.x), ("y", y, self.y)):
-            _checks.check_rows(name, rows, seen[0].shape[1] if seen else None, minimum=0)
+            checks.check_rows(name, rows, seen[0].shape[1] if seen else None, minimum=0)
         # Copies, because the next batch may come in the same memory.
         self.x.append(x.detach().clone())
         self.y.append(y.detach().clone())

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import full_precision
-from relreps.metrics._pairs import (
+from relreps._core import checks
+from relreps._core.linalg import full_precision
+from relreps.metrics.paired import (
     Pair,
     centred64,
     paired_rows,
@@ -80,7 +80,7 @@ def svcca(x: Tensor, y: Tensor, variance: float = 0.99, rcond: float | None = No
     References:
         Raghu et al., arXiv:1706.05806.
     """
-    _checks.check_number("variance", variance, 0, 1)
+    checks.check_number("variance", variance, 0, 1)
     with torch.no_grad():
         return _mean_correlation(*_sides(x, y, rcond, variance))
 
@@ -140,7 +140,7 @@ def _sides(
 ) -> tuple[Pair, _Side, _Side]:
     """Both sides; with ``variance`` only the principal components that carry this share of it."""
     if rcond is not None:
-        _checks.check_number("rcond", rcond, 0, 1)
+        checks.check_number("rcond", rcond, 0, 1)
     pair = paired_rows(x, y)
     sides = []
     for side in (pair.x, pair.y):

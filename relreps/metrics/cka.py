@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import full_precision
-from relreps.metrics._hsic import (
+from relreps._core import checks
+from relreps._core.linalg import full_precision
+from relreps.metrics.hsic import (
     batch_hsic,
     by_unit,
     change,
@@ -31,7 +31,7 @@ from relreps.metrics._hsic import (
     squared_rounding,
     to_length,
 )
-from relreps.metrics._pairs import (
+from relreps.metrics.paired import (
     cosine,
     noise,
     paired_rows,
@@ -123,8 +123,8 @@ def kernel_cka(
     References:
         Kornblith et al., arXiv:1905.00414.
     """
-    _checks.check_choice("kernel", kernel, ("rbf", "linear"))
-    _checks.check_positive("bandwidth", bandwidth)
+    checks.check_choice("kernel", kernel, ("rbf", "linear"))
+    checks.check_positive("bandwidth", bandwidth)
     if kernel == "linear":
         return linear_cka(x, y, debiased)
     pair = paired_rows(x, y, *need(debiased))
@@ -162,8 +162,8 @@ def minibatch_cka(x: Tensor, y: Tensor, batch_size: int = 256, kernel: str = "li
     References:
         Nguyen, Raghu and Kornblith, arXiv:2010.15327.
     """
-    _checks.check_choice("kernel", kernel, ("linear", "rbf"))
-    _checks.check_size("batch_size", batch_size, need(True)[0])
+    checks.check_choice("kernel", kernel, ("linear", "rbf"))
+    checks.check_size("batch_size", batch_size, need(True)[0])
     pair = paired_rows(x, y, *need(True))
     batches = max(1, round(x.shape[0] / batch_size))
     parts = zip(pair.x.tensor_split(batches), pair.y.tensor_split(batches), strict=True)
@@ -195,8 +195,8 @@ class CKA(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, debiased: bool = False) -> None:
         super().__init__()
-        _checks.check_size("in_features", in_features)
-        _checks.check_size("out_features", out_features)
+        checks.check_size("in_features", in_features)
+        checks.check_size("out_features", out_features)
         self.in_features, self.out_features = in_features, out_features
         self.debiased = debiased
         self.moments = Moments(in_features + debiased, out_features + debiased)
@@ -208,11 +208,11 @@ class CKA(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> Self:
         """Add paired rows ``(N, D)`` and ``(N, E)``. :math:`O(N (D + E)^2)`."""
-        _checks.check_rows("x", x, self.in_features, minimum=0)
-        _checks.check_rows("y", y, self.out_features, minimum=0)
-        _checks.check_paired(x, y)
-        _checks.check_finite("x", x)
-        _checks.check_finite("y", y)
+        checks.check_rows("x", x, self.in_features, minimum=0)
+        checks.check_rows("y", y, self.out_features, minimum=0)
+        checks.check_paired(x, y)
+        checks.check_finite("x", x)
+        checks.check_finite("y", y)
         if x.shape[0]:
             if not bool(self.first_x.count):
                 self.first_x.update(first_row(x))
@@ -331,7 +331,7 @@ class MinibatchCKA(nn.Module):
 
     def __init__(self, kernel: str = "linear") -> None:
         super().__init__()
-        _checks.check_choice("kernel", kernel, ("linear", "rbf"))
+        checks.check_choice("kernel", kernel, ("linear", "rbf"))
         self.kernel = kernel
         self.stream = FeatureMoments(5)  # HSIC of x and y, of x, of y; noise of the last two
 

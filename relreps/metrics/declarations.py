@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from relreps._invariance import TRANSFORMATIONS, closure
+from relreps._core.invariance import TRANSFORMATIONS, closure
 from relreps.metrics.cca import mean_cca, pwcca, svcca
 from relreps.metrics.cka import kernel_cka, linear_cka, minibatch_cka
 from relreps.metrics.dissimilarity import distance_correlation, rsa

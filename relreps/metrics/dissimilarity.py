@@ -8,10 +8,10 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, full_precision, unit_rows
-from relreps.metrics._hsic import centred_hsic
-from relreps.metrics._pairs import centred, noise, paired_rows, rounding, varying
+from relreps._core import checks
+from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps.metrics.hsic import centred_hsic
+from relreps.metrics.paired import centred, noise, paired_rows, rounding, varying
 from relreps.moments import RowMoments, elementwise, merged, row_moments
 
 #: Distances computed at once.
@@ -50,8 +50,8 @@ def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman")
     References:
         Kriegeskorte, Mur and Bandettini 2008, Front. Syst. Neurosci. 2:4.
     """
-    _checks.check_choice("rdm", rdm, ("euclidean", "cosine", "correlation"))
-    _checks.check_choice("compare", compare, ("spearman", "pearson", "cosine"))
+    checks.check_choice("rdm", rdm, ("euclidean", "cosine", "correlation"))
+    checks.check_choice("compare", compare, ("spearman", "pearson", "cosine"))
     euclidean = rdm == "euclidean"
     pair = paired_rows(x, y, 3, "a correlation of distances", rescaled=euclidean)
     eps = rounding(pair.x)

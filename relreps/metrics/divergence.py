@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from relreps import topo_loss
-from relreps.metrics._pairs import paired_rows
+from relreps.metrics.paired import paired_rows
 
 
 def rtd_lite(x: Tensor, y: Tensor, quantile: float = 0.9) -> Tensor:

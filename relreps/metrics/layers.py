@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import at_least_float32
-from relreps._modules import evaluating
-from relreps._tables import markdown_grid
-from relreps.metrics._grids import make_grid
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32
+from relreps._core.modules import evaluating
+from relreps._core.tables import markdown_grid
+from relreps.metrics.grids import make_grid
 
 Pool = Callable[[Tensor], Tensor]
 
@@ -209,8 +209,8 @@ class _Taps:
             rows = output.flatten(1) if self._pool is None and output.dim() > 1 else output
             if self._pool is not None:
                 rows = self._pool(rows)
-            _checks.check_rows(what, rows)
-            _checks.check_finite(what, rows)
+            checks.check_rows(what, rows)
+            checks.check_finite(what, rows)
             # A copy, because the next layer may work in place.
             seen[layer] = at_least_float32(rows.detach()).clone()
 
@@ -287,6 +287,6 @@ def _paired(
         for layer, rows in zip(taps.names, side, strict=True)
     ]
     for other, other_rows in others:
-        _checks.check_paired(rows, other_rows, (name, other))
+        checks.check_paired(rows, other_rows, (name, other))
     dtype = reduce(torch.promote_types, (layer.dtype for layer in (*a, *b)))
     return [layer.to(dtype) for layer in a], [layer.to(dtype) for layer in b]

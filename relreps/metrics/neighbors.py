@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._warnings import NumericalWarning
-from relreps.metrics._search import (
+from relreps._core import checks
+from relreps._core.warnings import NumericalWarning
+from relreps.metrics.search import (
     CHUNK,
     Search,
     Space,
@@ -137,7 +137,7 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
         Huh et al., arXiv:2405.07987, appendix A.
     """
     first, second = _spaces(x, y, k, minimum=4)
-    _checks.check_size("k", k, minimum=2)
+    checks.check_size("k", k, minimum=2)
     if _is_either_constant(first, second):
         return nan(first)
     n, terms = len(x), torch.zeros(3, 4, dtype=torch.float64, device=x.device)
@@ -206,7 +206,7 @@ def _spaces(
 ) -> tuple[Space, Space]:
     """Two spaces where each row has ``k`` others, and ``spare`` more."""
     first, second = spaces(x, y, minimum=minimum + spare)
-    _checks.check_k(k, len(x) - 1, "other rows")
+    checks.check_k(k, len(x) - 1, "other rows")
     if k >= len(x) - spare:
         raise ValueError(
             f"`k` must be at most {len(x) - 1 - spare} to be calibrated, got {k}: all "

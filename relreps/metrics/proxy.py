@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import full_precision, unit_rows
-from relreps.metrics._pairs import paired_rows, undefined, varying
+from relreps._core import checks
+from relreps._core.linalg import full_precision, unit_rows
+from relreps.metrics.paired import paired_rows, undefined, varying
 from relreps.similarity import cosine
 
 
@@ -61,7 +61,7 @@ def latent_similarity(x: Tensor, y: Tensor, anchors: Tensor, centered: bool = Fa
 def _points_apart(name: str, unit: Tensor) -> Tensor:
     """Whether not all rows point the same way."""
     apart = varying(unit, 1).any()
-    if _checks.eager() and not unit.is_meta and not bool(apart):
+    if checks.eager() and not unit.is_meta and not bool(apart):
         undefined(f"all rows of `{name}` point the same way", stacklevel=4)
     return apart
 
@@ -80,7 +80,7 @@ def _check_anchors(anchors: Tensor, x: Tensor) -> None:
             "`anchors` must have shape (A,), with at least one index of a row, got "
             f"{tuple(anchors.shape)}."
         )
-    if _checks.eager() and not anchors.is_meta:
+    if checks.eager() and not anchors.is_meta:
         low, high = (int(bound) for bound in anchors.aminmax())
         if low < 0 or high >= x.shape[0]:
             raise ValueError(

@@ -7,10 +7,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import full_precision
-from relreps._warnings import NumericalWarning
-from relreps.metrics._pairs import (
+from relreps._core import checks
+from relreps._core.linalg import full_precision
+from relreps._core.warnings import NumericalWarning
+from relreps.metrics.paired import (
     centred64,
     differentiable_once,
     paired_rows,
@@ -58,7 +58,7 @@ def regression_r2(x: Tensor, y: Tensor) -> Tensor:
         weights = units[:, None] * ((vh.mT * inverse) @ (u.mT @ y.detach()))
         size = y.square().sum()
         value = 1 - (y - x @ weights).square().sum() / torch.where(size > 0, size, 1)
-    if _checks.eager() and not x.is_meta and int(live.sum()) >= x.shape[0] - 1:
+    if checks.eager() and not x.is_meta and int(live.sum()) >= x.shape[0] - 1:
         warnings.warn(
             f"`x` has {int(live.sum())} independent directions in {x.shape[0]} rows: it explains "
             "whatever `y` is. Give more rows, or a space of lower rank.",

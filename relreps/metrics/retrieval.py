@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import full_precision
-from relreps.metrics._search import (
+from relreps._core import checks
+from relreps._core.linalg import full_precision
+from relreps.metrics.search import (
     CHUNK,
     Search,
     Space,
@@ -86,7 +86,7 @@ def mean_reciprocal_rank(
     """
     queries, keys = _comparable(x, y)
     if k is not None:
-        _checks.check_k(k, len(keys.rows))
+        checks.check_k(k, len(keys.rows))
     if is_constant("y", keys):
         return nan(keys)
     return _reciprocal(_ranks(queries, keys, chunk_size), k)
@@ -112,7 +112,7 @@ def recall_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -
         tensor(0.)
     """
     queries, keys = _comparable(x, y)
-    _checks.check_k(k, len(keys.rows))
+    checks.check_k(k, len(keys.rows))
     if is_constant("y", keys):
         return nan(keys)
     return _recall(_ranks(queries, keys, chunk_size), k)
@@ -142,7 +142,7 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) 
         tensor(1.)
     """
     queries, keys = _comparable(x, y)
-    _checks.check_k(k, len(keys.rows))
+    checks.check_k(k, len(keys.rows))
     if is_constant("y", keys):
         return nan(keys)
     search = Search(keys, chunk_size)
@@ -184,7 +184,7 @@ def retrieval_scores(
         - x: :math:`(N, D)`; y: :math:`(N, D)`. Output: seven scalars.
     """
     first, second = _comparable(x, y)
-    _checks.check_k(k, len(first.rows))
+    checks.check_k(k, len(first.rows))
     cosine = (first.rows * second.rows).sum(-1).mean()
     mrr_xy, jaccard_xy, recall_xy = _one_direction("y", first, second, k, chunk_size)
     mrr_yx, jaccard_yx, recall_yx = _one_direction("x", second, first, k, chunk_size)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, full_precision, inverse_or_zero, inverse_sqrt
-from relreps.metrics._pairs import (
+from relreps._core import checks
+from relreps._core.linalg import as_float64, full_precision, inverse_sqrt
+from relreps._core.rounding import safe_reciprocal
+from relreps.metrics.paired import (
     Pair,
     centred,
     differentiable_once,
@@ -87,7 +88,7 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     References:
         Williams et al., arXiv:2110.14739.
     """
-    _checks.check_number("alpha", alpha, 0, 1)
+    checks.check_number("alpha", alpha, 0, 1)
     pair = paired_rows(x, y)
     cosine = _cosine(pair, alpha)
     # The angle by its tangent: the arc cosine has an infinite slope at 1, which stands for equal.
@@ -113,7 +114,7 @@ def _cosine(pair: Pair, alpha: float) -> Tensor:
             xx, xy, yy = to_x @ xx @ to_x, to_x @ xy @ to_y, to_y @ yy @ to_y
             xx, yy = xx.diagonal(), yy.diagonal()
         size = xx.sum() * yy.sum()
-        return _nuclear_norm(xy) * inverse_or_zero(torch.where(size > 0, size, 1).sqrt())
+        return _nuclear_norm(xy) * safe_reciprocal(torch.where(size > 0, size, 1).sqrt())
 
 
 def _narrowed(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from relreps import _checks, _distributed
+from relreps._core import checks, distributed
 from relreps.metrics.neighbors import mutual_knn
 from relreps.metrics.retrieval import RetrievalResult, retrieval_scores
 
@@ -29,9 +29,9 @@ class _PairedRows:
     def update(self, x: Tensor, y: Tensor) -> Self:
         """Add a copy of paired rows ``(N, D)`` and ``(N, E)``; they stay on their device."""
         for name, rows, seen in (("x", x, self._x), ("y", y, self._y)):
-            _checks.check_rows(name, rows, seen[0].shape[1] if seen else None, minimum=0)
-            _checks.check_finite(name, rows)
-        _checks.check_paired(x, y)
+            checks.check_rows(name, rows, seen[0].shape[1] if seen else None, minimum=0)
+            checks.check_finite(name, rows)
+        checks.check_paired(x, y)
         if x.shape[0]:
             self._x.append(x.detach().clone())
             self._y.append(y.detach().clone())
@@ -62,7 +62,7 @@ class _PairedRows:
             RuntimeError: There is no process group.
             ValueError: The processes hold different measures, or rows of different widths.
         """
-        _distributed.check_agreement("The measure", repr(self), group)
+        distributed.check_agreement("The measure", repr(self), group)
         own = [rows[0].device if rows else torch.device("cpu") for rows in (self._x, self._y)]
         mine = [torch.cat(rows).cpu() if rows else None for rows in (self._x, self._y)]
         shards: list[Any] = [None] * dist.get_world_size(group)
@@ -99,7 +99,7 @@ class RetrievalScores(_PairedRows):
 
     def __init__(self, k: int = 10) -> None:
         super().__init__()
-        _checks.check_size("k", k)
+        checks.check_size("k", k)
         self.k = k
 
     def compute(self) -> RetrievalResult:
@@ -130,7 +130,7 @@ class MutualKNN(_PairedRows):
 
     def __init__(self, k: int = 10, calibrated: bool = False) -> None:
         super().__init__()
-        _checks.check_size("k", k)
+        checks.check_size("k", k)
         self.k, self.calibrated = k, calibrated
 
     def compute(self) -> Tensor:

@@ -19,7 +19,7 @@ from relreps.normalization.maps import (
     whiten,
 )
 from relreps.normalization.scale import Center, IsotropicScale, StandardScale, UnitNorm
-from relreps.normalization.whitening import Whiten
+from relreps.normalization.whiten import Whiten
 
 __all__ = [
     "AbstractFittedNormalizer",

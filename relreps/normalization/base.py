@@ -8,9 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._invariance import Residues, invariances
-from relreps._state import FittedModule
+from relreps._core import checks
+from relreps._core.invariance import Residues, invariances
+from relreps._core.state import FittedModule
 from relreps.moments import RowMoments, elementwise, finite_moments, merged, row_moments
 from relreps.normalization.maps import deviations
 
@@ -69,7 +69,7 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
-        _checks.check_size("in_features", in_features)
+        checks.check_size("in_features", in_features)
         self.in_features = in_features
         self._seen: RowMoments | None = None
         self._missing = "Call `fit(anchors)` first."
@@ -78,7 +78,7 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
 
     def fit(self, x: Tensor) -> Self:
         """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten. O(ND)."""
-        _checks.check_rows("x", x, self.in_features)
+        checks.check_rows("x", x, self.in_features)
         return self._learn(self._checked_moments(x), x.dtype)
 
     def partial_fit(self, x: Tensor) -> Self:
@@ -86,9 +86,9 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
 
         The result is that of one `fit` on all rows; until they suffice for that, it stays unfitted.
         The cost is that of `fit` on the new rows. The running sums are not in a checkpoint: to go
-        on after loading, keep a `relreps.FeatureMoments` of your own.
+        on after loading, keep a `relreps.moments.FeatureMoments` of your own.
         """
-        _checks.check_rows("x", x, self.in_features, minimum=0)
+        checks.check_rows("x", x, self.in_features, minimum=0)
         if self._fitted and self._seen is None:
             raise RuntimeError(
                 f"{type(self).__name__} has statistics without their running sums, which are not "
@@ -187,7 +187,7 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
         return tuple(getattr(self, name) for name in self._statistics)
 
     def _ready(self, x: Tensor) -> Tensor:
-        _checks.check_features("x", x, self.in_features)
+        checks.check_features("x", x, self.in_features)
         self._require_fitted(self._missing)
         return x
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from relreps._invariance import Residues, residues, then
+from relreps._core.invariance import Residues, residues, then
 from relreps.normalization.base import AbstractFittedNormalizer, AbstractNormalizer
 
 

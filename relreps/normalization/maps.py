@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import at_least_float32, inverse_or_zero, unit_rows
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32, unit_rows
+from relreps._core.rounding import safe_reciprocal
 from relreps.moments import RowMoments
 
 
@@ -30,7 +31,7 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
     wide = at_least_float32(x)
-    return ((wide - mean.to(wide.dtype)) * inverse_or_zero(std.to(wide.dtype))).to(x.dtype)
+    return ((wide - mean.to(wide.dtype)) * safe_reciprocal(std.to(wide.dtype))).to(x.dtype)
 
 
 def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -75,5 +76,5 @@ def unit_norm(x: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`. Output: the same.
     """
-    _checks.check_floating("x", x)
+    checks.check_floating("x", x)
     return unit_rows(x)

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._invariance import ABSORBED, BROKEN, residues
+from relreps._core import checks
+from relreps._core.invariance import ABSORBED, BROKEN, residues
 from relreps.moments import RowMoments
 from relreps.normalization.base import AbstractFittedNormalizer, AbstractNormalizer
 from relreps.normalization.maps import (
@@ -48,8 +48,8 @@ class UnitNorm(AbstractNormalizer):
 
     def fit(self, x: Tensor) -> Self:
         """Check the rows ``(N, D)``; there is nothing to remember."""
-        _checks.check_rows("x", x)
-        _checks.check_finite("x", x)
+        checks.check_rows("x", x)
+        checks.check_finite("x", x)
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from relreps._optional import require
+from relreps._core.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

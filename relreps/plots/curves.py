@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps.metrics._pairs import varying
+from relreps._core import checks
+from relreps.metrics.paired import varying
 from relreps.plots._axes import check_type, new_axes
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def plot_retrieval_curve(
     """
     check_type("ranks", ranks, Mapping)
     for name, r in ranks.items():
-        _checks.check_floating("ranks", r)
+        checks.check_floating("ranks", r)
         if r.dim() != 1 or not len(r):
             raise ValueError(
                 f"`ranks` must hold one rank a query, shape (n,), got {tuple(r.shape)} in {name!r}."
@@ -48,10 +48,10 @@ def plot_retrieval_curve(
             "Chance depends on the number of keys: draw those of another number elsewhere."
         )
     for r in ranks.values():
-        _checks.check_finite("ranks", r)
+        checks.check_finite("ranks", r)
     n = len(next(iter(ranks.values())))
     last = n if max_k is None else max_k
-    _checks.check_size("max_k", last)
+    checks.check_size("max_k", last)
     if last > n:
         raise ValueError(f"`max_k` must be at most the number of keys, {n}, got {last}.")
     ax = new_axes(ax, "plot_retrieval_curve")
@@ -94,16 +94,16 @@ def plot_proxy(
     """
     sides = {"similarity": similarity, "accuracy": accuracy}
     for name, side in sides.items():
-        _checks.check_floating(name, side)
+        checks.check_floating(name, side)
         if side.dim() != 1 or len(side) < 2:
             raise ValueError(
                 f"`{name}` must have one number for each of at least two models, shape (n,), "
                 f"got {tuple(side.shape)}."
             )
-        _checks.check_finite(name, side)
-    _checks.check_paired(similarity, accuracy, ("similarity", "accuracy"))
+        checks.check_finite(name, side)
+    checks.check_paired(similarity, accuracy, ("similarity", "accuracy"))
     if labels is not None:
-        _checks.check_labels(labels, len(similarity))
+        checks.check_labels(labels, len(similarity))
     ax = new_axes(ax, "plot_proxy")
     points = torch.stack([side.detach().cpu().double() for side in sides.values()])
     colours: Any = None if labels is None else labels.cpu().numpy()

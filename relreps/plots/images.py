@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from relreps import _checks
+from relreps._core import checks
 from relreps.plots._axes import check_type, new_axes
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def plot_image_rows(
         gap: White pixels between images.
     """
     check_type("rows", rows, Mapping)
-    _checks.check_size("gap", gap, minimum=0)
+    checks.check_size("gap", gap, minimum=0)
     for images in rows.values():
-        _checks.check_floating("rows", images)
+        checks.check_floating("rows", images)
     shapes = {label: tuple(images.shape) for label, images in rows.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 3 for shape in shapes.values()):
         raise ValueError(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._optional import require
+from relreps._core import checks
+from relreps._core.optional import require
 from relreps.plots._axes import check_axes, check_type, new_axes
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def plot_spaces(
         point_size: Area of the points, in points squared.
         cmap: Name of a matplotlib colour map.
     """
-    _checks.check_choice("basis", basis, get_args(Basis))
+    checks.check_choice("basis", basis, get_args(Basis))
     check_type("spaces", spaces, Mapping)
     if not spaces:
         raise ValueError("`spaces` must name at least one space, got none.")
@@ -92,12 +92,12 @@ def plot_anchors(
         point_size: Area of the samples, in points squared; anchors are larger.
         cmap: Name of a matplotlib colour map.
     """
-    _checks.check_rows("x", x, minimum=2)
-    _checks.check_finite("x", x)
-    _checks.check_rows("anchors", anchors, x.shape[1])
-    _checks.check_finite("anchors", anchors)
+    checks.check_rows("x", x, minimum=2)
+    checks.check_finite("x", x)
+    checks.check_rows("anchors", anchors, x.shape[1])
+    checks.check_finite("anchors", anchors)
     if labels is not None:
-        _checks.check_labels(labels, x.shape[0])
+        checks.check_labels(labels, x.shape[0])
     ax = new_axes(ax, "plot_anchors")
     rows = x.detach().cpu().double()
     mean, directions = _principal_plane(rows)
@@ -118,10 +118,10 @@ def plot_anchors(
 
 def _rows(x: Tensor, labels: Tensor | None) -> Tensor:
     """Rows of one space, checked, in float64 on the CPU."""
-    _checks.check_rows("spaces", x, minimum=2)
-    _checks.check_finite("spaces", x)
+    checks.check_rows("spaces", x, minimum=2)
+    checks.check_finite("spaces", x)
     if labels is not None:
-        _checks.check_labels(labels, x.shape[0])
+        checks.check_labels(labels, x.shape[0])
     return x.detach().cpu().double()
 
 

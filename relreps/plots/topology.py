@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relreps import _checks
+from relreps._core import checks
 from relreps.plots._axes import new_axes
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def plot_death_times(
         title: Title of the axes.
         cmap: Name of a matplotlib colour map.
     """
-    _checks.check_size("bins", bins)
+    checks.check_size("bins", bins)
     groups = _by_name(deaths, axes=(1, 2))
     ax = new_axes(ax, "plot_death_times")
     longest = max((float(d.max()) for rows in groups.values() for d in rows if len(d)), default=0.0)
@@ -103,7 +103,7 @@ def _by_name(deaths: Mapping[str, Tensor], axes: tuple[int, ...]) -> dict[str, l
 
 def _death_times(d: Tensor, axes: tuple[int, ...]) -> list[Tensor]:
     """Finite death times of each class."""
-    _checks.check_floating("deaths", d)
+    checks.check_floating("deaths", d)
     if d.dim() not in axes:
         wanted = " or ".join({1: "(m,)", 2: "(C, m)"}[axis] for axis in axes)
         raise ValueError(f"`deaths` must have shape {wanted}, got {tuple(d.shape)}.")
@@ -122,7 +122,7 @@ def _colour(cmap: str, i: int) -> Any:
 
 def _finish_deaths(ax: Axes, scale: float | None, title: str | None) -> Axes:
     if scale is not None:
-        _checks.check_number("scale", scale, 0, float("inf"))
+        checks.check_number("scale", scale, 0, float("inf"))
         ax.axvline(scale, color="black", lw=0.8, ls="--")
     ax.set_xlabel("death time")
     for side in ("top", "right"):

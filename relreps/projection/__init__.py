@@ -5,30 +5,25 @@ the *same* anchor samples in both, and describe every sample by how it relates t
 similarity is invariant to disappears, and the two codes can be compared, or exchanged.
 """
 
-from relreps.projection.blocks import (
+from relreps.projection.codes import (
     AnchorAttention,
     Quantize,
     StratifiedMean,
     SubspaceProjection,
 )
-from relreps.projection.dense import RelativeProjection, relative_projection
 from relreps.projection.encoder import RelativeEncoder
-from relreps.projection.geodesic import GraphGeodesic, RelativeGeodesic
 from relreps.projection.parseval import ParsevalFrame
 from relreps.projection.product import ProductProjection
-from relreps.projection.running import RunningRelativeProjection
+from relreps.projection.relative import RelativeProjection, relative_projection
 from relreps.projection.sparse import SparseRelativeProjection, sparse_scores
 
 __all__ = [
     "AnchorAttention",
-    "GraphGeodesic",
     "ParsevalFrame",
     "ProductProjection",
     "Quantize",
     "RelativeEncoder",
-    "RelativeGeodesic",
     "RelativeProjection",
-    "RunningRelativeProjection",
     "SparseRelativeProjection",
     "StratifiedMean",
     "SubspaceProjection",

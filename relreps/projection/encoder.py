@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from relreps import _checks
+from relreps._core import checks
 from relreps.anchors import EMAAnchors
-from relreps.projection.blocks import SubspaceProjection
-from relreps.projection.dense import RelativeProjection
+from relreps.projection.codes import SubspaceProjection
 from relreps.projection.product import ProductProjection
+from relreps.projection.relative import RelativeProjection
 
 AnyProjection = RelativeProjection | SubspaceProjection | ProductProjection
 
@@ -67,7 +67,7 @@ class RelativeEncoder(nn.Module):
         ema: EMAAnchors | None = None,
     ) -> None:
         super().__init__()
-        _checks.check_size("refresh_every", refresh_every)
+        checks.check_size("refresh_every", refresh_every)
         if not hasattr(projection, "project"):
             raise TypeError(
                 "`projection` must take anchors at the call (a method `project`), got "
@@ -134,7 +134,7 @@ class RelativeEncoder(nn.Module):
     def _is_stale(self) -> bool:
         if self.ema is not None:  # moved by training alone
             return not self._encoded
-        return self._stale or (_checks.eager() and self._seen != self._versions())
+        return self._stale or (checks.eager() and self._seen != self._versions())
 
     def _encode_anchors(self, detach: bool) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
@@ -149,7 +149,7 @@ class RelativeEncoder(nn.Module):
             anchors = self.ema.update(anchors.detach()).anchors.clone()
         self.projection._refresh(anchors.detach())
         self._stale, self._encoded = False, True
-        if _checks.eager():
+        if checks.eager():
             self._seen = self._versions()
         return anchors
 

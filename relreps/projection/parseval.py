@@ -6,8 +6,8 @@ from typing import Self
 
 from torch import Tensor
 
-from relreps import _checks
-from relreps.projection.dense import RelativeProjection
+from relreps._core import checks
+from relreps.projection.relative import RelativeProjection
 from relreps.similarity import Parseval
 
 
@@ -44,7 +44,7 @@ class ParsevalFrame(RelativeProjection):
     @classmethod
     def from_anchors(cls, anchors: Tensor) -> Self:  # type: ignore[override]
         """A frame with the sizes, dtype and device of ``anchors`` ``(A, D)``, ready to use."""
-        _checks.check_rows("anchors", anchors)
+        checks.check_rows("anchors", anchors)
         frame = cls(anchors.shape[1], anchors.shape[0]).to(anchors.device, anchors.dtype)
         return frame.set_anchors(anchors)
 
@@ -56,7 +56,7 @@ class ParsevalFrame(RelativeProjection):
     def decode(self, code: Tensor) -> Tensor:
         """Rows ``(..., D)`` with the coordinates ``(..., A)``; projected if the frame has fewer."""
         self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
-        _checks.check_features("code", code, self.num_anchors)
+        checks.check_features("code", code, self.num_anchors)
         return code @ self._prepared()[0].to(code.dtype)
 
     def extra_repr(self) -> str:

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps.projection.dense import set_all
+from relreps._core import checks
+from relreps.projection.relative import set_all
 
 Aggregation = Literal["concat", "sum", "mlp", "attention"]
 
@@ -52,7 +52,7 @@ class ProductProjection(nn.Module):
         out_features: int | None = None,
     ) -> None:
         super().__init__()
-        _checks.check_choice("aggregation", aggregation, get_args(Aggregation))
+        checks.check_choice("aggregation", aggregation, get_args(Aggregation))
         if not all(hasattr(p, "project") for p in projections):
             came = ", ".join(type(p).__name__ for p in projections)
             raise TypeError(f"`projections` must be dense projections, got {came}.")
@@ -71,7 +71,7 @@ class ProductProjection(nn.Module):
             out_features = sum(codes) if aggregation == "concat" else codes[0]
         else:
             out_features = codes[0] if out_features is None else out_features
-            _checks.check_size("out_features", out_features)
+            checks.check_size("out_features", out_features)
         self.in_features, self.num_anchors = sizes.pop()
         self.out_features = out_features
         self.aggregation = aggregation

@@ -7,9 +7,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import at_least_float32, full_precision, unit_rows
-from relreps._state import FittedModule
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32, full_precision, unit_rows
+from relreps._core.state import FittedModule
 
 _INDEX_BITS = 32
 _LOW_HALF = (1 << _INDEX_BITS) - 1
@@ -72,11 +72,11 @@ class SparseRelativeProjection(FittedModule):
         chunk_size: int = 8192,
     ) -> None:
         super().__init__()
-        _checks.check_size("in_features", in_features)
-        _checks.check_size("num_anchors", num_anchors)
-        _checks.check_k(k, num_anchors, "anchors")
-        _checks.check_size("chunk_size", chunk_size)
-        _checks.check_positive("exponent", exponent)
+        checks.check_size("in_features", in_features)
+        checks.check_size("num_anchors", num_anchors)
+        checks.check_k(k, num_anchors, "anchors")
+        checks.check_size("chunk_size", chunk_size)
+        checks.check_positive("exponent", exponent)
         self.in_features = in_features
         self.num_anchors = num_anchors
         self.k = k
@@ -97,8 +97,8 @@ class SparseRelativeProjection(FittedModule):
     @torch.no_grad()
     def set_anchors(self, anchors: Tensor) -> Self:
         """Copy anchors ``(A, D)``; they are stored with length one."""
-        _checks.check_anchors(anchors, self.num_anchors, self.in_features)
-        _checks.check_finite("anchors", anchors)
+        checks.check_anchors(anchors, self.num_anchors, self.in_features)
+        checks.check_finite("anchors", anchors)
         self.anchors.copy_(unit_rows(anchors))
         self._mark_fitted()
         return self
@@ -106,7 +106,7 @@ class SparseRelativeProjection(FittedModule):
     def topk(self, x: Tensor) -> TopK:
         """The code of rows ``(..., D)`` as values and indices ``(..., k)``: a fixed shape."""
         self._require_fitted("Call `set_anchors(anchors)` first.")
-        _checks.check_features("x", x, self.in_features)
+        checks.check_features("x", x, self.in_features)
         with full_precision(x):
             rows = unit_rows(at_least_float32(x))
             with torch.no_grad():
@@ -119,7 +119,7 @@ class SparseRelativeProjection(FittedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """The code of rows ``(B, D)`` as a sparse CSR tensor ``(B, A)``."""
-        _checks.check_rows("x", x, self.in_features, minimum=0)
+        checks.check_rows("x", x, self.in_features, minimum=0)
         values, indices = self.topk(x)
         columns, order = indices.sort(-1)
         rows = torch.arange(0, columns.numel() + 1, self.k, device=columns.device)
@@ -219,7 +219,7 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
         raise ValueError(
             f"`x` and `y` must be codes for the same anchors, got {x.shape[1]} and {y.shape[1]}."
         )
-    _checks.check_size("chunk_size", chunk_size)
+    checks.check_size("chunk_size", chunk_size)
     bounds, columns, values = y.crow_indices(), y.col_indices(), y.values()
     scores = []
     for start in range(0, y.shape[0], chunk_size):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from relreps.similarity.rules import (
+from relreps.similarity.base import (
     SIMILARITIES,
     Angular,
     Basis,
@@ -33,9 +33,10 @@ from relreps.similarity.rules import (
     Similarity,
     SimilarityLike,
 )
-from relreps.similarity.rules import (
+from relreps.similarity.base import (
     evaluate as _evaluate,
 )
+from relreps.similarity.geodesic import GraphGeodesic, RelativeGeodesic
 
 __all__ = [
     "SIMILARITIES",
@@ -43,9 +44,11 @@ __all__ = [
     "Basis",
     "Cosine",
     "Distance",
+    "GraphGeodesic",
     "Inner",
     "Parseval",
     "Plain",
+    "RelativeGeodesic",
     "Rescaled",
     "Similarity",
     "SimilarityLike",

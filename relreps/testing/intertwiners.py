@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from relreps import _checks
+from relreps._core import checks
 from relreps.normalization import (
     AbstractNormalizer,
     Center,
@@ -66,8 +66,8 @@ def intertwiner(
     References:
         Godfrey et al., arXiv:2205.14258, table 1.
     """
-    _checks.check_choice("activation", activation, ACTIVATIONS)
-    _checks.check_size("n", n)
+    checks.check_choice("activation", activation, ACTIVATIONS)
+    checks.check_size("n", n)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)

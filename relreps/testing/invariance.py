@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._invariance import TRANSFORMATIONS
+from relreps._core import checks
+from relreps._core.invariance import TRANSFORMATIONS
 
 #: A function ``(x, anchors) -> code``, a projection (``set_anchors``), or a normaliser (``fit``).
 Code = Callable[[Tensor, Tensor], Tensor] | nn.Module
@@ -34,8 +34,8 @@ def random_transformation(
         >>> double(torch.ones(2, 3)).unique().numel()
         1
     """
-    _checks.check_choice("name", name, TRANSFORMATIONS)
-    _checks.check_size("features", features)
+    checks.check_choice("name", name, TRANSFORMATIONS)
+    checks.check_size("features", features)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from relreps._invariance import TRANSFORMATIONS
+from relreps._core.invariance import TRANSFORMATIONS
 from relreps.normalization import (
     AbstractNormalizer,
     Center,

@@ -3,11 +3,10 @@
 from relreps.topo_loss.deaths import death_times
 from relreps.topo_loss.densification import (
     TopologicalDensificationLoss,
-    both_placements,
     topological_densification_loss,
 )
-from relreps.topo_loss.distances import edge_lengths
 from relreps.topo_loss.divergence import RTDLiteLoss, rtd_lite, wasserstein_h0
+from relreps.topo_loss.metric import edge_lengths
 from relreps.topo_loss.persistence import (
     ConnectivityLoss,
     death_time_quantiles,
@@ -23,7 +22,6 @@ __all__ = [
     "RTDLiteLoss",
     "SignatureLoss",
     "TopologicalDensificationLoss",
-    "both_placements",
     "death_time_quantiles",
     "death_times",
     "edge_lengths",

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps.topo_loss.distances import Metric, check_cloud, measure, on_host, parse_metric
+from relreps._core import checks
+from relreps.topo_loss.metric import Metric, check_cloud, measure, on_host, parse_metric
 from relreps.topo_loss.trees import check_points, spanning_edges
 
 
@@ -100,7 +100,7 @@ def spanning_lengths(
 
 def check_deaths(name: str, d: Tensor) -> None:
     """Refuse what is no set of death times; NaN, infinite and negative ones on the host."""
-    _checks.check_floating(name, d)
+    checks.check_floating(name, d)
     if d.dim() == 0:
         raise ValueError(f"`{name}` must have shape (..., m), one death time an entry, got ().")
     if on_host(d) and not bool(((d >= 0) & (d < math.inf)).all()):
@@ -112,7 +112,7 @@ def check_deaths(name: str, d: Tensor) -> None:
 
 def check_scale(scale: float) -> None:
     """Refuse what is no length to draw death times to."""
-    _checks.check_number("scale", scale, 0, math.inf)
+    checks.check_number("scale", scale, 0, math.inf)
     if scale == math.inf:
         raise ValueError("`scale` must be finite, got inf.")
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import at_least_float32
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32
 from relreps.topo_loss.deaths import check_scale, spanning_lengths
-from relreps.topo_loss.distances import Metric, on_host, parse_metric
+from relreps.topo_loss.metric import Metric, on_host, parse_metric
 from relreps.topo_loss.trees import METHODS, check_points
 
 MODES = ("abs", "square", "hinge")
@@ -80,8 +78,8 @@ def topological_densification_loss(
             f"`z` must have shape (n, D) with `labels`, got {tuple(z.shape)}. Give either one "
             "batch of labelled points or a batch of clouds."
         )
-    _checks.check_labels(labels, len(z))
-    if on_host(z) or (reduction == "none" and _checks.eager() and not z.is_meta):
+    checks.check_labels(labels, len(z))
+    if on_host(z) or (reduction == "none" and checks.eager() and not z.is_meta):
         return _by_class(z, scale, labels, mode, metric, reduction, method).to(dtype)
     if reduction == "none":
         raise ValueError(
@@ -153,36 +151,6 @@ class TopologicalDensificationLoss(nn.Module):
         )
 
 
-def both_placements(
-    before: Tensor, after: Tensor, weights: tuple[float, float] = (0.1, 0.9)
-) -> Tensor:
-    r"""Weigh two terms of a loss, :math:`w_1 L(z) + w_2 L(r)`.
-
-    For a loss placed both before and after a relative projection: one term on the encodings z, the
-    other on their codes r, each with its own scale and metric.
-
-    Args:
-        before: Loss of the encodings.
-        after: Loss of the codes.
-        weights: Of each; the default is the published one, with ``metric="l2"`` before.
-
-    Example:
-        >>> z = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-        >>> r = torch.nn.functional.normalize(z)
-        >>> loss = topological_densification_loss
-        >>> both_placements(loss(z, 3.0), loss(r, 1.0, metric="cosine"))
-        tensor(0.7806)
-
-    References:
-        arXiv:2409.10967, the released code.
-    """
-    if not isinstance(weights, tuple | list) or len(weights) != 2:
-        raise ValueError(f"`weights` must be two numbers, got {weights!r}.")
-    for weight in weights:
-        _checks.check_number("weights", weight, 0, math.inf)
-    return weights[0] * before + weights[1] * after
-
-
 def _by_class(
     z: Tensor,
     scale: float,
@@ -251,7 +219,7 @@ def _reduced(values: Tensor, reduction: str, clouds: int | Tensor) -> Tensor:
 
 def _check_options(scale: float, mode: str, metric: Metric, reduction: str, method: str) -> None:
     check_scale(scale)
-    _checks.check_choice("mode", mode, MODES)
-    _checks.check_choice("reduction", reduction, REDUCTIONS)
-    _checks.check_choice("method", method, METHODS)
+    checks.check_choice("mode", mode, MODES)
+    checks.check_choice("reduction", reduction, REDUCTIONS)
+    checks.check_choice("method", method, METHODS)
     parse_metric(metric)

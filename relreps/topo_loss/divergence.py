@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import at_least_float32, full_precision
-from relreps.topo_loss._pairs import (
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32, full_precision
+from relreps.topo_loss.clouds import (
     check_same_samples,
     distance_matrix,
     longest_pairs,
@@ -18,7 +18,7 @@ from relreps.topo_loss._pairs import (
     nonzero,
 )
 from relreps.topo_loss.deaths import check_deaths
-from relreps.topo_loss.distances import Metric, measure, parse_metric
+from relreps.topo_loss.metric import Metric, measure, parse_metric
 from relreps.topo_loss.trees import spanning_edges
 
 
@@ -52,7 +52,7 @@ def rtd_lite(x: Tensor, y: Tensor, *, metric: Metric = "l2", quantile: float = 0
         Tulchinskii et al., arXiv:2503.11910. The released code takes the quantile over the whole
         matrix, with its diagonal of zeros.
     """
-    _checks.check_number("quantile", quantile, 0, 1)
+    checks.check_number("quantile", quantile, 0, 1)
     check_same_samples(("x", "y"), x, y, metric)
     if x.shape[-2] < 2:
         return no_loss(x, y)
@@ -103,7 +103,7 @@ class RTDLiteLoss(nn.Module):
     def __init__(self, *, metric: Metric = "l2", quantile: float = 0.9) -> None:
         super().__init__()
         parse_metric(metric)
-        _checks.check_number("quantile", quantile, 0, 1)
+        checks.check_number("quantile", quantile, 0, 1)
         self.metric = metric
         self.quantile = quantile
 
@@ -145,8 +145,8 @@ def wasserstein_h0(a: Tensor, b: Tensor, q: float = 1.0, *, diagonal: bool = Tru
         >>> wasserstein_h0(torch.tensor([1.0, 2.0]), torch.tensor([2.5]))
         tensor(1.)
     """
-    _checks.check_number("q", q, 1, math.inf)
-    _checks.check_positive("q", q)
+    checks.check_number("q", q, 1, math.inf)
+    checks.check_positive("q", q)
     check_deaths("a", a)
     check_deaths("b", b)
     if a.shape[:-1] != b.shape[:-1] or (not diagonal and a.shape != b.shape):

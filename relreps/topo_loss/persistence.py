@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import at_least_float32
-from relreps.topo_loss._pairs import mean, nonzero
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32
+from relreps.topo_loss.clouds import mean, nonzero
 from relreps.topo_loss.deaths import check_deaths, check_scale, death_times
-from relreps.topo_loss.distances import Metric, check_cloud, parse_metric
+from relreps.topo_loss.metric import Metric, check_cloud, parse_metric
 
 
 def total_persistence(deaths: Tensor, p: float = 1.0) -> Tensor:
@@ -31,7 +31,7 @@ def total_persistence(deaths: Tensor, p: float = 1.0) -> Tensor:
         >>> total_persistence(death_times(torch.tensor([[0.0], [1.0], [4.0]])), p=2)
         tensor(10.)
     """
-    _checks.check_positive("p", p)
+    checks.check_positive("p", p)
     check_deaths("deaths", deaths)
     wide = at_least_float32(deaths)
     none = wide == 0
@@ -95,7 +95,7 @@ class ConnectivityLoss(nn.Module):
     def __init__(self, scale: float = 2.0, metric: Metric = "l1", branches: int = 1) -> None:
         super().__init__()
         check_scale(scale)
-        _checks.check_size("branches", branches)
+        checks.check_size("branches", branches)
         if parse_metric(metric)[0] == "precomputed":
             raise ValueError("`metric` must be one of points, got 'precomputed'.")
         self.scale = scale
@@ -155,19 +155,19 @@ def death_time_quantiles(
         tensor([[1.0000, 1.5000, 2.0000],
                 [0.5000, 0.5000, 0.5000]])
     """
-    _checks.check_rows("x", x, minimum=2)
-    _checks.check_generator(generator)
+    checks.check_rows("x", x, minimum=2)
+    checks.check_generator(generator)
     if parse_metric(metric)[0] == "precomputed":
         raise ValueError("`metric` must be one of points, got 'precomputed'.")
     if isinstance(quantiles, int | float | str) or not len(quantiles):
         raise ValueError(f"`quantiles` must be a sequence of numbers, got {quantiles!r}.")
     for q in quantiles:
-        _checks.check_number("quantiles", q, 0, 1)
+        checks.check_number("quantiles", q, 0, 1)
     if samples_per_class is not None:
-        _checks.check_size("samples_per_class", samples_per_class, minimum=2)
+        checks.check_size("samples_per_class", samples_per_class, minimum=2)
     if labels is None:
         labels = torch.zeros(len(x), dtype=torch.long)
-    _checks.check_labels(labels, len(x))
+    checks.check_labels(labels, len(x))
     classes, counts = labels.cpu().unique(return_counts=True)
     least = samples_per_class or 2
     small = [f"{int(c)} ({int(n)})" for c, n in zip(classes, counts, strict=True) if n < least]

@@ -7,9 +7,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import at_least_float32, safe_norm
-from relreps.topo_loss._pairs import (
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32
+from relreps._core.rounding import safe_norm
+from relreps.topo_loss.clouds import (
     check_same_samples,
     distance_matrix,
     longest_pairs,
@@ -17,7 +18,7 @@ from relreps.topo_loss._pairs import (
     no_loss,
     nonzero,
 )
-from relreps.topo_loss.distances import Metric, measure, parse_metric
+from relreps.topo_loss.metric import Metric, measure, parse_metric
 from relreps.topo_loss.trees import spanning_edges
 
 Normalize: TypeAlias = Literal["max", "none", "learned"]
@@ -45,14 +46,14 @@ def signature_loss(
     Shape:
         - x: :math:`(*, n, D_1)`; z: :math:`(*, n, D_2)`. Output: :math:`(*)`.
     """
-    _checks.check_choice("normalize", normalize, get_args(Normalize))
+    checks.check_choice("normalize", normalize, get_args(Normalize))
     if (scale is None) == (normalize == "learned"):
         raise ValueError(
             "`scale` must be given with `normalize` 'learned' and without any other, got "
             f"{'none' if scale is None else scale} with {normalize!r}."
         )
     if scale is not None and not isinstance(scale, Tensor):
-        _checks.check_positive("scale", scale)
+        checks.check_positive("scale", scale)
     check_same_samples(("x", "z"), x, z, metric)
     if x.shape[-2] < 2:
         return no_loss(x, z)
@@ -109,7 +110,7 @@ class SignatureLoss(nn.Module):
     ) -> None:
         super().__init__()
         parse_metric(metric)
-        _checks.check_choice("normalize", normalize, get_args(Normalize))
+        checks.check_choice("normalize", normalize, get_args(Normalize))
         self.metric = metric
         self.normalize: Normalize = normalize
         self.squared = squared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps import _checks
+from relreps._core import checks
 
 
 def mass_concentration_bound(
@@ -45,8 +45,8 @@ def mass_concentration_bound(
     References:
         Hofer et al., arXiv:2002.04805.
     """
-    _checks.check_size("b", b)
-    _checks.check_size("l", l)
+    checks.check_size("b", b)
+    checks.check_size("l", l)
     mass, level = torch.broadcast_tensors(_probability("p", p), 1 - _probability("c", c))
     low, high = mass, torch.ones_like(mass)
     for _ in range(64):
@@ -58,9 +58,9 @@ def mass_concentration_bound(
 
 def _probability(name: str, value: float | Tensor) -> Tensor:
     if not isinstance(value, Tensor):
-        _checks.check_number(name, value, 0, 1)
+        checks.check_number(name, value, 0, 1)
         return torch.tensor(value, dtype=torch.float64)
-    _checks.check_floating(name, value)
+    checks.check_floating(name, value)
     inside = (value >= 0) & (value <= 1)
     if not bool(inside.all()):
         raise ValueError(f"`{name}` must be in [0, 1], got {float(value[~inside][0])}.")

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import at_least_float32
-from relreps.topo_loss.distances import (
+from relreps._core import checks
+from relreps._core.linalg import at_least_float32
+from relreps.topo_loss.metric import (
     KERNELS,
     Metric,
     check_cloud,
@@ -108,12 +108,12 @@ def check_points(name: str, x: Tensor, metric: Metric) -> None:
     if parse_metric(metric)[0] == "precomputed":
         check_distances(name, x)
     else:
-        _checks.check_finite(name, x.flatten(0, -2))
+        checks.check_finite(name, x.flatten(0, -2))
 
 
 def resolve_method(method: str, x: Tensor) -> str:
     """The method that ``"auto"`` stands for; one that cannot run here is refused."""
-    _checks.check_choice("method", method, METHODS)
+    checks.check_choice("method", method, METHODS)
     if method == "single_linkage" and not on_host(x):
         raise ValueError(
             "`method` 'single_linkage' runs on the CPU outside of torch.compile only. Use 'auto', "
@@ -281,7 +281,7 @@ def _boruvka(pairs: _Pairs) -> Tensor:
     # A component that joins another one dies: its edge is kept under its name. One survives.
     pair = label.new_full((pairs.clouds, n), none)
     length = pairs.points.new_full((pairs.clouds, n), math.inf)
-    block = max(1, BLOCK // (n * pairs.clouds if _checks.eager() else n))
+    block = max(1, BLOCK // (n * pairs.clouds if checks.eager() else n))
     whole = pairs.rows() if block >= n else None
     for _ in range(_rounds(n)):
         best, other = _nearest(pairs, whole, label, block)

@@ -6,10 +6,8 @@ pre-processing included, is in its state, and its output lies in the *original* 
 """
 
 from relreps.translate.base import Side, Translator
-from relreps.translate.cca import CCATranslator, WhitenedTranslator
 from relreps.translate.functional import FunctionalMapTranslator, functional_map
 from relreps.translate.generalized import GeneralizedProcrustes
-from relreps.translate.linear import AffineTranslator, LinearTranslator, linear_map
 from relreps.translate.neighbors import (
     RCSLSTranslator,
     RefinedProcrustesTranslator,
@@ -27,9 +25,10 @@ from relreps.translate.report import (
     scale_invariance_report,
     translation_report,
 )
-from relreps.translate.sgd import SGDAffineTranslator
+from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
 from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
 from relreps.translate.transport import TransportTranslator
+from relreps.translate.whitened import CCATranslator, WhitenedTranslator
 
 __all__ = [
     "AffineTranslator",
@@ -48,7 +47,6 @@ __all__ = [
     "ReducedRankTranslator",
     "RefinedProcrustesTranslator",
     "Rows",
-    "SGDAffineTranslator",
     "ScaleInvarianceReport",
     "Side",
     "TranslationReport",

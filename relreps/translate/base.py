@@ -9,17 +9,17 @@ from typing import Literal, NamedTuple, Self, get_args
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import (
+from relreps._core import checks
+from relreps._core.linalg import (
     as_float64,
     at_least_float32,
     full_precision,
-    inverse_or_zero,
     rank_tolerance,
     unit_rows,
 )
-from relreps._state import FittedModule
-from relreps._sums import (
+from relreps._core.rounding import safe_reciprocal
+from relreps._core.state import FittedModule
+from relreps.moments.value import (
     Product,
     RowMoments,
     elementwise,
@@ -87,9 +87,9 @@ class Translator(FittedModule, ABC):
         self, in_features: int, out_features: int, pre: Preprocessing | None = "center"
     ) -> None:
         super().__init__()
-        _checks.check_size("in_features", in_features)
-        _checks.check_size("out_features", out_features)
-        _checks.check_choice("pre", pre, (*get_args(Preprocessing), None))
+        checks.check_size("in_features", in_features)
+        checks.check_size("out_features", out_features)
+        checks.check_choice("pre", pre, (*get_args(Preprocessing), None))
         self.in_features, self.out_features, self.pre = in_features, out_features, pre
         self._keep_choice("pre", pre, (*get_args(Preprocessing), None))
         self._full_rank = False
@@ -111,7 +111,7 @@ class Translator(FittedModule, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Vectors ``(..., D_x)`` of the source space in the target space."""
-        _checks.check_features("x", x, self.in_features)
+        checks.check_features("x", x, self.in_features)
         self._require_fitted(self._remedy)
         return self._move(x, ("x", "y"), self.matrix)
 
@@ -122,7 +122,7 @@ class Translator(FittedModule, ABC):
         length of the row, and with ``"standard"``: up to constant features). Otherwise `forward`
         drops directions, and this is the shortest vector that it maps to ``y``.
         """
-        _checks.check_features("y", y, self.out_features)
+        checks.check_features("y", y, self.out_features)
         self._require_fitted(self._remedy)
         if not self._full_rank:
             raise ValueError(
@@ -151,11 +151,11 @@ class Translator(FittedModule, ABC):
 
     def _checked(self, x: Tensor, y: Tensor, weights: Tensor | None, minimum: int = 1) -> None:
         """Refuse what are not pairs; `_prepared` and the moments refuse what is not finite."""
-        _checks.check_rows("x", x, self.in_features, minimum)
-        _checks.check_rows("y", y, self.out_features, minimum)
-        _checks.check_paired(x, y)
+        checks.check_rows("x", x, self.in_features, minimum)
+        checks.check_rows("y", y, self.out_features, minimum)
+        checks.check_paired(x, y)
         if weights is not None:
-            _checks.check_weights(weights, x.shape[0])
+            checks.check_weights(weights, x.shape[0])
 
     def _prepared(
         self, x: Tensor, y: Tensor, weights: Tensor | None = None
@@ -201,7 +201,7 @@ class Translator(FittedModule, ABC):
             u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
             live = s > rank_tolerance(s, matrix.shape)
             rank = min(int(live.sum()), len(s) if rank is None else rank)
-            inverse = (vh.mT * torch.where(live, inverse_or_zero(s), 0)) @ u.mT
+            inverse = (vh.mT * torch.where(live, safe_reciprocal(s), 0)) @ u.mT
         full = min(self.in_features, self.out_features)
         return self._store(
             sides, full if rank is None else rank, matrix=matrix, inverse_matrix=inverse
@@ -279,7 +279,7 @@ class Translator(FittedModule, ABC):
         if self.pre is None:
             return rows
         rest = rows - side.mean
-        return rest * inverse_or_zero(side.std) if self.pre == "standard" else rest
+        return rest * safe_reciprocal(side.std) if self.pre == "standard" else rest
 
     def _move(self, rows: Tensor, names: tuple[str, str], matrix: Tensor) -> Tensor:
         wide = at_least_float32(rows)
@@ -295,7 +295,7 @@ class Translator(FittedModule, ABC):
         elif self.pre is not None:
             wide = wide - source.mean
         if self.pre == "standard":
-            matrix = inverse_or_zero(source.std)[:, None] * matrix
+            matrix = safe_reciprocal(source.std)[:, None] * matrix
         with full_precision(rows):
             moved: Tensor = wide @ matrix + target.mean
         return moved.to(rows.dtype)

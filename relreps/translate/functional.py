@@ -7,14 +7,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, full_precision, polar_factor, unit_rows
-from relreps._warnings import warn
-from relreps.translate._ridge import check_ridge
-from relreps.translate._seeded import SeededTranslator, Seeds
+from relreps._core import checks
+from relreps._core.linalg import as_float64, full_precision, polar_factor, unit_rows
+from relreps._core.warnings import warn
 from relreps.translate.base import Preprocessing
+from relreps.translate.gram import check_ridge
 from relreps.translate.neighbors import mutual_nearest
 from relreps.translate.procrustes import Scale
+from relreps.translate.seeded import SeededTranslator, Seeds
 
 #: Rows up to which a spectrum is taken by a dense solver.
 _DENSE = 1000
@@ -54,7 +54,7 @@ def functional_map(
         arXiv:2406.14183; functional maps: Ovsjanikov et al. 2012.
     """
     for name, rows in (("x", x), ("y", y)):
-        _checks.check_rows(name, rows)
+        checks.check_rows(name, rows)
     if x.shape != y.shape:
         raise ValueError(
             f"`x` and `y` must have one shape (K, Q), got {tuple(x.shape)} and {tuple(y.shape)}. "
@@ -150,8 +150,8 @@ class FunctionalMapTranslator(SeededTranslator):
         pre: Preprocessing | None = "center",
     ) -> None:
         super().__init__(in_features, out_features, scale, pre)
-        _checks.check_size("num_functions", num_functions, minimum=2)
-        _checks.check_size("k", k)
+        checks.check_size("num_functions", num_functions, minimum=2)
+        checks.check_size("k", k)
         check_ridge("alpha", alpha)
         self.num_functions, self.k, self.alpha = num_functions, k, alpha
         self.register_buffer("similarity", torch.zeros(()))
@@ -173,7 +173,7 @@ class FunctionalMapTranslator(SeededTranslator):
                 f"`num_functions` must be less than the rows of either side, got "
                 f"{self.num_functions} and {least} rows. Build the translator for fewer."
             )
-        _checks.check_k(self.k, least - 1, "other rows")
+        checks.check_k(self.k, least - 1, "other rows")
         sides = [as_float64(rows).to(known[0].device) for rows in (x, y)]
         values, functions, codes = [], [], []
         for name, rows, index in zip("xy", sides, known, strict=True):

@@ -8,10 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, full_precision, polar_factor
-from relreps._state import FittedModule
-from relreps._warnings import warn
+from relreps._core import checks
+from relreps._core.linalg import as_float64, at_least_float32, full_precision, polar_factor
+from relreps._core.state import FittedModule
+from relreps._core.warnings import warn
 
 
 class GeneralizedProcrustes(FittedModule):
@@ -82,15 +82,15 @@ class GeneralizedProcrustes(FittedModule):
         if len(features) < 2:
             raise ValueError(f"`features` must name at least two spaces, got {features}.")
         for width in features:
-            _checks.check_size("features", width)
-        _checks.check_size("hub_features", hub_features)
+            checks.check_size("features", width)
+        checks.check_size("hub_features", hub_features)
         if hub_features > sum(features):
             raise ValueError(
                 f"`hub_features` must be at most the widths together, {sum(features)}, got "
                 f"{hub_features}: more directions cannot be told apart."
             )
-        _checks.check_number("tolerance", tolerance, 0, 1)
-        _checks.check_size("max_rounds", max_rounds)
+        checks.check_number("tolerance", tolerance, 0, 1)
+        checks.check_size("max_rounds", max_rounds)
         self.features, self.hub_features = features, hub_features
         self.rescale, self.tolerance, self.max_rounds = rescale, tolerance, max_rounds
         for m, width in enumerate(features):
@@ -197,7 +197,7 @@ class GeneralizedProcrustes(FittedModule):
                 f"a space must be an index from 0 to {len(widths) - 1}, got {m!r}: there are "
                 f"{len(widths)} spaces."
             )
-        _checks.check_features(name, rows, widths[m])
+        checks.check_features(name, rows, widths[m])
 
     def _checked(self, spaces: Sequence[Tensor], weights: Tensor | None) -> Tensor:
         """Weights ``(M, N)`` in float64, when spaces and weights can be used."""
@@ -206,8 +206,8 @@ class GeneralizedProcrustes(FittedModule):
                 f"`spaces` must hold {len(self.features)} tensors, one a space, got {len(spaces)}."
             )
         for m, (space, width) in enumerate(zip(spaces, self.features, strict=True)):
-            _checks.check_rows(f"spaces[{m}]", space, width, minimum=2)
-            _checks.check_paired(spaces[0], space, ("spaces[0]", f"spaces[{m}]"))
+            checks.check_rows(f"spaces[{m}]", space, width, minimum=2)
+            checks.check_paired(spaces[0], space, ("spaces[0]", f"spaces[{m}]"))
         n = len(spaces[0])
         device = as_float64(spaces[0][:0]).device
         if weights is None:
@@ -221,9 +221,9 @@ class GeneralizedProcrustes(FittedModule):
                 )
             w = weights.to(device=device, dtype=torch.float64)
             for row in w:
-                _checks.check_weights(row, n)
+                checks.check_weights(row, n)
         for m, space in enumerate(spaces):
-            _checks.check_finite(f"spaces[{m}]", space[w[m].to(space.device) > 0])
+            checks.check_finite(f"spaces[{m}]", space[w[m].to(space.device) > 0])
         _check_linked(w)
         return w
 

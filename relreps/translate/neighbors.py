@@ -7,12 +7,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, full_precision, unit_rows
-from relreps.anchors import ParallelAnchors
-from relreps.translate._seeded import SeededTranslator, Seeds
+from relreps._core import checks
+from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
+from relreps.correspondence import ParallelAnchors
 from relreps.translate.base import Preprocessing, Translator
 from relreps.translate.procrustes import Scale, procrustes
+from relreps.translate.seeded import SeededTranslator, Seeds
 
 #: Rows whose scores are held at once by `mutual_nearest`.
 _CHUNK = 1024
@@ -82,7 +82,7 @@ def mutual_nearest(x: Tensor, y: Tensor, k: int = 10) -> ParallelAnchors:
     """
     _check_spaces(x, y, k)
     for name, rows in (("x", x), ("y", y)):
-        _checks.check_finite(name, rows)
+        checks.check_finite(name, rows)
     with full_precision(x):
         wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
         a, b = unit_rows(x.to(wide)), unit_rows(y.to(x.device, wide))
@@ -124,7 +124,7 @@ def rcsls_loss(x: Tensor, y: Tensor, k: int = 10) -> Tensor:
         Joulin et al., arXiv:1804.07745.
     """
     _check_spaces(x, y, k)
-    _checks.check_paired(x, y)
+    checks.check_paired(x, y)
     with full_precision(x):
         dtype = torch.promote_types(x.dtype, y.dtype)
         wide = torch.promote_types(dtype, torch.float32)
@@ -191,8 +191,8 @@ class RefinedProcrustesTranslator(SeededTranslator):
         pre: Preprocessing | None = "center",
     ) -> None:
         super().__init__(in_features, out_features, scale, pre)
-        _checks.check_size("k", k)
-        _checks.check_size("rounds", rounds)
+        checks.check_size("k", k)
+        checks.check_size("rounds", rounds)
         self.k, self.rounds = k, rounds
 
     @torch.no_grad()
@@ -205,7 +205,7 @@ class RefinedProcrustesTranslator(SeededTranslator):
             seeds: ``(indices_x, indices_y)`` of rows whose partners are known.
         """
         known = self._checked(x, y, seeds)
-        _checks.check_k(self.k, min(len(x), len(y)))
+        checks.check_k(self.k, min(len(x), len(y)))
         wide = torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype)
         rows_x, rows_y = (as_float64(rows).to(known[0].device) for rows in (x, y))
         pairs = known
@@ -273,9 +273,9 @@ class RCSLSTranslator(Translator):
         pre: Preprocessing | None = "center",
     ) -> None:
         super().__init__(in_features, out_features, pre)
-        _checks.check_size("k", k)
-        _checks.check_size("steps", steps)
-        _checks.check_positive("rate", rate)
+        checks.check_size("k", k)
+        checks.check_size("steps", steps)
+        checks.check_positive("rate", rate)
         self.k, self.steps, self.rate = k, steps, rate
         self.register_buffer("loss", torch.zeros(()))
 
@@ -291,7 +291,7 @@ class RCSLSTranslator(Translator):
         if weights is not None:
             raise ValueError("RCSLSTranslator takes no `weights`; repeat pairs that count more.")
         self._checked(x, y, None)
-        _checks.check_k(self.k, len(x))
+        checks.check_k(self.k, len(x))
         left, right, sides = self._prepared(x, y)
         self._refuse_unrelated(left.mT @ right, left.square().sum(), right.square().sum())
         left, right = unit_rows(left), unit_rows(right)
@@ -328,9 +328,9 @@ def _into_ball(matrix: Tensor) -> Tensor:
 
 
 def _check_spaces(x: Tensor, y: Tensor, k: int) -> None:
-    _checks.check_rows("x", x)
-    _checks.check_rows("y", y, x.shape[1])
-    _checks.check_k(k, min(x.shape[0], y.shape[0]))
+    checks.check_rows("x", x)
+    checks.check_rows("y", y, x.shape[1])
+    checks.check_k(k, min(x.shape[0], y.shape[0]))
 
 
 def _mean_nearest(a: Tensor, b: Tensor, k: int) -> Tensor:

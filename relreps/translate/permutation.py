@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from relreps._sums import elementwise
-from relreps._warnings import warn
-from relreps.anchors._transport import assign
+from relreps._core.warnings import warn
+from relreps.correspondence.transport import assign
+from relreps.moments.value import elementwise
 from relreps.translate.base import Preprocessing, Side
 from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
 

@@ -8,12 +8,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import full_precision, inverse_or_zero, polar_factor
-from relreps._sums import elementwise, outer
-from relreps._warnings import warn
-from relreps.translate._ridge import Gram
+from relreps._core import checks
+from relreps._core.linalg import full_precision, polar_factor
+from relreps._core.rounding import safe_reciprocal
+from relreps._core.warnings import warn
+from relreps.moments.value import elementwise, outer
 from relreps.translate.base import Preprocessing, Side
+from relreps.translate.gram import Gram
 from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
 
 Scale = Literal["none", "umeyama", "norm"]
@@ -42,9 +43,9 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
     References:
         Schoenemann 1966; Maiorca et al., arXiv:2311.00664.
     """
-    _checks.check_rows("x", x)
-    _checks.check_rows("y", y)
-    _checks.check_paired(x, y)
+    checks.check_rows("x", x)
+    checks.check_rows("y", y)
+    checks.check_paired(x, y)
     dtype = torch.promote_types(x.dtype, y.dtype)
     wide = torch.promote_types(dtype, torch.float32)
     x, y = x.to(wide), y.to(wide)
@@ -55,9 +56,9 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
 
 def check_values(x: Tensor, y: Tensor) -> None:
     """Refuse rows that are not finite, which a decomposition would refuse in its own words."""
-    if _checks.eager():
+    if checks.eager():
         for name, rows in (("x", x), ("y", y)):
-            _checks.check_finite(name, rows.detach())
+            checks.check_finite(name, rows.detach())
 
 
 class ProcrustesTranslator(MomentTranslator):
@@ -110,7 +111,7 @@ class ProcrustesTranslator(MomentTranslator):
         pre: Preprocessing | None = "center",
     ) -> None:
         super().__init__(in_features, out_features, pre)
-        _checks.check_choice("scale", scale, get_args(Scale))
+        checks.check_choice("scale", scale, get_args(Scale))
         if not allow_reflection and in_features != out_features:
             raise ValueError(
                 "`allow_reflection=False` needs equal widths, because only a square map has an "
@@ -175,7 +176,7 @@ class ProcrustesTranslator(MomentTranslator):
         for side, squares in zip(sides, (m.trace_xx, m.trace_yy), strict=True):
             far = 1.0
             if self._centres:  # what is left of rows far from the origin is rounded as they were
-                offset = (side.mean * inverse_or_zero(side.std)).square().sum()
+                offset = (side.mean * safe_reciprocal(side.std)).square().sum()
                 far = math.sqrt(float(1 + m.total * offset / squares))
             share *= far * math.sqrt(size) * m.eps
         return max(share, size * torch.finfo(m.xy.dtype).eps)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps._linalg import polar_factor
-from relreps.translate._ridge import Ridge, check_rank
+from relreps._core.linalg import polar_factor
 from relreps.translate.base import Preprocessing
-from relreps.translate.linear import AffineTranslator
+from relreps.translate.gram import Ridge, check_rank
+from relreps.translate.ridge import AffineTranslator
 from relreps.translate.streaming import PairMoments
 
 

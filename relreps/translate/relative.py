@@ -7,21 +7,20 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import (
+from relreps._core import checks
+from relreps._core.linalg import (
     as_float64,
     at_least_float32,
     full_precision,
-    inverse_or_zero,
     rank_tolerance,
-    safe_norm,
     unit_rows,
 )
-from relreps._state import FittedModule, check_fits
+from relreps._core.rounding import safe_norm, safe_reciprocal
+from relreps._core.state import FittedModule, check_fits
 from relreps.anchors import prune_anchors
 from relreps.normalization import Center
 from relreps.projection import RelativeProjection
-from relreps.translate._ridge import RIDGES, check_ridge, gcv
+from relreps.translate.gram import RIDGES, check_ridge, gcv
 
 Rescale = Literal["none", "mean", "source"]
 
@@ -102,13 +101,13 @@ class InverseRelativeTranslator(FittedModule):
         subspaces: int = 1,
     ) -> None:
         super().__init__()
-        _checks.check_size("out_features", out_features)
-        _checks.check_size("num_anchors", num_anchors, minimum=2)
+        checks.check_size("out_features", out_features)
+        checks.check_size("num_anchors", num_anchors, minimum=2)
         check_ridge("ridge", ridge, ("gcv",))
-        _checks.check_choice("rescale", rescale, get_args(Rescale))
-        _checks.check_number("pruning", pruning, 0, 1)
-        _checks.check_choice("prune_on", prune_on, ("target", "source"))
-        _checks.check_size("subspaces", subspaces)
+        checks.check_choice("rescale", rescale, get_args(Rescale))
+        checks.check_number("pruning", pruning, 0, 1)
+        checks.check_choice("prune_on", prune_on, ("target", "source"))
+        checks.check_size("subspaces", subspaces)
         if subspaces > 1 and pruning == 0:
             raise ValueError(
                 "`subspaces` above 1 needs `pruning` above 0, or every decoder would use the same "
@@ -137,11 +136,11 @@ class InverseRelativeTranslator(FittedModule):
             y: Target anchors of the same samples, in the same order.
             generator: Source of the orders of the ``subspaces``; torch's default one if not given.
         """
-        _checks.check_rows("x", x, self.in_features)
-        _checks.check_rows("y", y, self.out_features)
-        _checks.check_paired(x, y)
-        _checks.check_finite("x", x)
-        _checks.check_generator(generator)
+        checks.check_rows("x", x, self.in_features)
+        checks.check_rows("y", y, self.out_features)
+        checks.check_paired(x, y)
+        checks.check_finite("x", x)
+        checks.check_generator(generator)
         target = self._solved(y, x, generator)
         self._set_source("x", x)
         return self._write(target)
@@ -149,8 +148,8 @@ class InverseRelativeTranslator(FittedModule):
     @torch.no_grad()
     def set_source(self, anchors: Tensor) -> Self:
         """Set what `encode` needs: source anchors ``(A, D_x)``. On an error nothing changes."""
-        _checks.check_anchors(anchors, self.num_anchors, self.in_features)
-        _checks.check_finite("anchors", anchors)
+        checks.check_anchors(anchors, self.num_anchors, self.in_features)
+        checks.check_finite("anchors", anchors)
         return self._set_source("anchors", anchors)
 
     @torch.no_grad()
@@ -161,19 +160,19 @@ class InverseRelativeTranslator(FittedModule):
             anchors: Target anchors, in the order of the source's.
             generator: Source of the orders of the ``subspaces``; torch's default one if not given.
         """
-        _checks.check_anchors(anchors, self.num_anchors, self.out_features)
+        checks.check_anchors(anchors, self.num_anchors, self.out_features)
         if self.ridge == "gcv" or self.prune_on == "source":
             wanted = "`ridge='gcv'`" if self.ridge == "gcv" else "`prune_on='source'`"
             raise ValueError(
                 f"{wanted} looks at the anchors of both sides, and `set_target` has only one. "
                 "Call `fit(x, y)`, or give a number and prune on the target."
             )
-        _checks.check_generator(generator)
+        checks.check_generator(generator)
         return self._write(self._solved(anchors, None, generator))
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes ``(..., A)`` of source vectors ``(..., D_x)``: needs the source side only."""
-        _checks.check_features("x", x, self.in_features)
+        checks.check_features("x", x, self.in_features)
         self._require_source()
         code: Tensor = self.encoder(x)
         if self.rescale == "source" and self.encoder.pre is not None:
@@ -184,14 +183,14 @@ class InverseRelativeTranslator(FittedModule):
     def decode(self, code: Tensor) -> Tensor:
         """Target vectors ``(..., D_y)`` of codes ``(..., A)``: needs the target side only."""
         self._require_fitted("Call `fit(x, y)`, or `set_target(anchors)` to decode only.")
-        _checks.check_features("code", code, self.num_anchors)
+        checks.check_features("code", code, self.num_anchors)
         with full_precision(code):
             wide = at_least_float32(code)
             return (wide @ self.decoder.to(wide) + self.mean_y.to(wide)).to(code.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Vectors ``(..., D_x)`` of the source space in the target space."""
-        _checks.check_features("x", x, self.in_features)
+        checks.check_features("x", x, self.in_features)
         self._require_source()
         with full_precision(x):
             return self.decode(self.encode(at_least_float32(x))).to(x.dtype)
@@ -236,8 +235,8 @@ class InverseRelativeTranslator(FittedModule):
         self, y: Tensor, x: Tensor | None, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         """State of the target side."""
-        _checks.check_anchors(y, self.num_anchors, self.out_features)
-        _checks.check_finite("y" if x is not None else "anchors", y)
+        checks.check_anchors(y, self.num_anchors, self.out_features)
+        checks.check_finite("y" if x is not None else "anchors", y)
         mean, lengths, units = _about_mean("anchors" if x is None else "y", y)
         other = None if x is None else _about_mean("x", x)[2].to(units.device)
         pruned = other if self.prune_on == "source" and other is not None else units
@@ -256,7 +255,7 @@ class InverseRelativeTranslator(FittedModule):
         if self.rescale != "none":
             # A ridge shrinks; what it takes from the anchors themselves is given back.
             shrunk = torch.linalg.vector_norm(units @ units.mT @ decoder, dim=-1).mean()
-            decoder = decoder * (lengths.mean() * inverse_or_zero(shrunk))
+            decoder = decoder * (lengths.mean() * safe_reciprocal(shrunk))
         self._check_fits(decoder=decoder, mean_y=mean)
         return {
             "decoder": decoder,

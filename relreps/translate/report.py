@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from relreps import _checks
-from relreps._linalg import as_float64, rank_tolerance, unit_rows
+from relreps._core import checks
+from relreps._core.linalg import as_float64, rank_tolerance, unit_rows
 from relreps.metrics import recall_at_k
 from relreps.translate.relative import InverseRelativeTranslator
 
@@ -142,8 +142,8 @@ def translation_report(
             f"on, got {len(x)}. Give them as `x` and `y`, and other pairs as `test`."
         )
     _check_pairs("test", *test)
-    _checks.check_features("test[0]", test[0], x.shape[1])
-    _checks.check_features("test[1]", test[1], y.shape[1])
+    checks.check_features("test[0]", test[0], x.shape[1])
+    checks.check_features("test[1]", test[1], y.shape[1])
     fitted = copy.deepcopy(translator)
     fitted.fit(x, y)  # type: ignore[operator]
     return _measure(fitted, x, y, *test)
@@ -167,9 +167,9 @@ def _check_translator(translator: nn.Module) -> None:
 def _check_pairs(side: str, x: Tensor, y: Tensor) -> None:
     names = (f"{side}[0]", f"{side}[1]") if side else ("x", "y")
     for name, rows in zip(names, (x, y), strict=True):
-        _checks.check_rows(name, rows, minimum=2)
-        _checks.check_finite(name, rows)
-    _checks.check_paired(x, y, names)
+        checks.check_rows(name, rows, minimum=2)
+        checks.check_finite(name, rows)
+    checks.check_paired(x, y, names)
 
 
 def _split(
@@ -193,7 +193,7 @@ def _measure(
 ) -> TranslationReport:
     """The report of a fitted map; ``x`` and ``y`` are the pairs that it was fitted on."""
     moved, true = as_float64(fitted(x_test)), as_float64(y_test)
-    _checks.check_finite("translator(x)", moved)
+    checks.check_finite("translator(x)", moved)
     mean = as_float64(y).mean(0)
     left, right = moved - mean, true - mean
     spread = right.square().sum()
@@ -322,8 +322,8 @@ def scale_invariance_report(
     References:
         arXiv:2406.15057.
     """
-    _checks.check_rows("x", x)
-    _checks.check_finite("x", x)
+    checks.check_rows("x", x)
+    checks.check_finite("x", x)
     factors = tuple(float(alpha) for alpha in alphas)
     if not factors or not all(0 < alpha < math.inf for alpha in factors):
         raise ValueError(f"`alphas` must be positive numbers, got {alphas}.")

@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from relreps._distributed import all_reduce_sum, check_agreement
-from relreps._linalg import inverse_or_zero
-from relreps._sums import (
+from relreps._core.distributed import all_reduce_sum, check_agreement
+from relreps._core.rounding import safe_reciprocal
+from relreps.moments import Moments
+from relreps.moments.value import (
     Product,
     RowMoments,
     all_reduced,
@@ -20,7 +21,6 @@ from relreps._sums import (
     outer,
     tallies,
 )
-from relreps.moments import Moments
 from relreps.translate.base import Preprocessing, Side, Translator, diagonal
 
 
@@ -248,7 +248,7 @@ class MomentTranslator(Translator):
         sums = []
         for scatter, (i, j), times in zip(moments.scatters, self._pairs, self._each, strict=True):
             if self.pre == "standard":
-                scatter = scatter * times(*(inverse_or_zero(sides[k].std)[None] for k in (i, j)))
+                scatter = scatter * times(*(safe_reciprocal(sides[k].std)[None] for k in (i, j)))
             elif not self._centres:
                 a, b = (moments.means[k][None] for k in (i, j))
                 scatter = scatter + moments.total * times(a, b)

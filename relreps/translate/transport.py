@@ -7,14 +7,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from relreps import _checks
-from relreps._linalg import as_float64, at_least_float32, full_precision, unit_rows
-from relreps._warnings import warn
-from relreps.anchors import _clusters, _inputs
-from relreps.anchors._transport import softly_whitened, transport
-from relreps.translate._seeded import SeededTranslator, Seeds
+from relreps._core import checks
+from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
+from relreps._core.warnings import warn
+from relreps.correspondence import clusters, spaces
+from relreps.correspondence.transport import softly_whitened, transport
 from relreps.translate.base import Preprocessing
 from relreps.translate.procrustes import Scale
+from relreps.translate.seeded import SeededTranslator, Seeds
 
 #: Rounds of the alternation, over which the regularisation falls to its final value.
 _ROUNDS = 20
@@ -107,9 +107,9 @@ class TransportTranslator(SeededTranslator):
         pre: Preprocessing | None = "center",
     ) -> None:
         super().__init__(in_features, out_features, scale, pre)
-        _checks.check_positive("epsilon", epsilon)
-        _checks.check_size("num_clusters", num_clusters, minimum=2)
-        _checks.check_size("max_samples", max_samples, minimum=2)
+        checks.check_positive("epsilon", epsilon)
+        checks.check_size("num_clusters", num_clusters, minimum=2)
+        checks.check_size("max_samples", max_samples, minimum=2)
         self.epsilon, self.num_clusters, self.max_samples = epsilon, num_clusters, max_samples
         self.register_buffer("objective", torch.zeros(()))
         self.register_buffer("marginal_error", torch.zeros(()))
@@ -133,10 +133,10 @@ class TransportTranslator(SeededTranslator):
                 not given.
         """
         known = self._checked(x, y, seeds)
-        _checks.check_generator(generator)
+        checks.check_generator(generator)
         wide = torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype)
         s = len(known[0])
-        draws = _inputs.drawn(x, y, known, self.max_samples, max(s, 2), generator)
+        draws = spaces.drawn(x, y, known, self.max_samples, max(s, 2), generator)
         x, y = x[draws[0].to(x.device)], y[draws[1].to(y.device)]
         with full_precision(x):
             rows_x, rows_y = _directions("x", x).to(wide), _directions("y", y)
@@ -182,7 +182,7 @@ class TransportTranslator(SeededTranslator):
         """A first moment from clusters of softly whitened rows, matched by their geometry."""
         white_x, white_y = softly_whitened("x", x), softly_whitened("y", y)
         white_x, white_y = white_x.to(rows_x), white_y.to(rows_y)
-        found = _clusters.matched_centres(white_x, white_y, self.num_clusters, 10, generator)
+        found = clusters.matched_centres(white_x, white_y, self.num_clusters, 10, generator)
         # Each centre as the mean of the rows nearest to it, in the coordinates of the plan.
         means = []
         for rows, white, centres in ((rows_x, white_x, found.x), (rows_y, white_y, found.y)):

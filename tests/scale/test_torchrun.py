@@ -27,7 +27,7 @@ def test_two_processes_find_the_map_of_one(tmp_path):
     done = torchrun(tmp_path, "--source", "old.npy", "--target", "new.npy", "--out", "map.pt")
     assert done.returncode == 0, done.stderr
     saved = torch.load(tmp_path / "map.pt", weights_only=True)
-    moved = getattr(relreps, saved["translator"])(**saved["arguments"])
+    moved = getattr(relreps.translate, saved["translator"])(**saved["arguments"])
     moved.load_state_dict(saved["state"])
     whole = relreps.AffineTranslator(12, 7, ridge="gcv").fit(x, y)
     torch.testing.assert_close(moved(x), whole(x), rtol=1e-6, atol=1e-4)  # a float32 map

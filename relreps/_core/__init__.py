@@ -1,0 +1,1 @@
+"""What every part of the package shares, and nobody outside of it needs."""

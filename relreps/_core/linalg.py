@@ -1,0 +1,195 @@
+"""The numerical traps of the field, each handled once.
+
+* a zero row has no direction: it maps to zero, with zero gradient (`unit_rows`);
+* squares overflow and underflow long before the numbers themselves do (`unit_rows`);
+* half precision holds results, not sums of squares (`at_least_float32`);
+* the gradient of an SVD is undefined at equal singular values, that of the polar factor is not
+  (`polar_factor`);
+* a rank-deficient product leaves part of its polar factor free: it is completed by a rule, not by
+  the rounding of the machine (`polar_factor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relreps._core.rounding import safe_reciprocal
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` itself, or its float32 copy if it is of a half type."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def as_float64(x: Tensor) -> Tensor:
+    """``x`` in float64; on the CPU where its device has no such type (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """No autocast inside: for sums and products that a half type would spoil."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    r"""Rows of length one, :math:`x / \lVert x \rVert_2`; a zero row stays zero, gradient included.
+
+    There is no absolute epsilon: rows are first divided by their largest entry, so a row of size
+    1e-30 is normalised as well as one of size 1e30. That divisor is a constant to autograd, which
+    changes no derivative because the map does not depend on the scale of its row. Half types are
+    normalised in float32. O(ND) time.
+
+    Shape:
+        - x: :math:`(*, D)`. Output: the same, same dtype.
+    """
+    wide = at_least_float32(x)
+    if wide.shape[-1] == 0:
+        return x
+    rows = wide.detach()
+    largest = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True))
+    wide = wide / torch.where(largest > 0, largest, 1)
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return (wide * safe_reciprocal(norm)).to(x.dtype)
+
+
+def rank_tolerance(singular_values: Tensor, shape: Iterable[int]) -> Tensor:
+    """Largest singular value that counts as zero: ``max(shape) * eps * largest`` (as NumPy)."""
+    eps = torch.finfo(singular_values.dtype).eps
+    return singular_values[..., :1] * (max(shape) * eps)
+
+
+def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
+    r"""The matrix with orthonormal rows or columns nearest to ``m``.
+
+    With the thin SVD :math:`M = U S V^\top` it is :math:`U V^\top`. Where ``m`` is rank-deficient
+    the factor is not unique: its free part is the one nearest to the identity, so the answer does
+    not depend on the device. The gradient is exact, also at equal singular values, and finite: the
+    divisors that vanish with the rank are clamped.
+
+    Args:
+        m: Any real matrix.
+        allow_reflection: If false, ``m`` must be square and the determinant is made +1 by turning
+            over the direction that matters least.
+
+    Shape:
+        - m: :math:`(D_1, D_2)`. Output: the same.
+    """
+    factor: Tensor = _PolarFactor.apply(m, allow_reflection)  # type: ignore[no-untyped-call]
+    return factor
+
+
+def inverse_sqrt(m: Tensor) -> Tensor:
+    r"""Symmetric inverse root :math:`M^{-1/2}` of a positive definite matrix ``(D, D)``.
+
+    Directions without variance are left out, as in a pseudo-inverse. The gradient is exact and
+    finite at equal eigenvalues, which an eigendecomposition's is not; there is no second one.
+    """
+    root: Tensor = _InverseSqrt.apply(m)  # type: ignore[no-untyped-call]
+    return root
+
+
+class _InverseSqrt(torch.autograd.Function):
+    """Inverse root with the closed-form (Daleckii-Krein) backward; see `inverse_sqrt`."""
+
+    @staticmethod
+    def forward(ctx: Any, m: Tensor) -> Tensor:
+        values, u = torch.linalg.eigh(m)
+        live = values > values[-1:] * (len(values) * torch.finfo(values.dtype).eps)
+        inverse = torch.where(live, torch.where(live, values, 1).rsqrt(), 0)
+        ctx.save_for_backward(inverse, u)
+        root: Tensor = (u * inverse) @ u.mT
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # Divided differences of 1/sqrt: (1/sqrt(a) - 1/sqrt(b)) / (a - b), which in terms of the
+        # inverse roots p and q is -p^2 q^2 / (p + q): no difference of eigenvalues to divide by.
+        _first_order_only("inverse_sqrt")
+        inverse, u = ctx.saved_tensors
+        p, q = inverse[:, None], inverse[None, :]
+        inner = (u.mT @ grad @ u) * -((p * q) ** 2) * safe_reciprocal(p + q)
+        out: Tensor = u @ inner @ u.mT
+        return (out + out.mT) / 2
+
+
+class _PolarFactor(torch.autograd.Function):
+    """Polar factor with the closed-form backward; see `polar_factor`."""
+
+    @staticmethod
+    def forward(ctx: Any, m: Tensor, allow_reflection: bool) -> Tensor:
+        u, s, vh = torch.linalg.svd(m, full_matrices=False)
+        u, vh = _complete(u, s, vh)
+        if not allow_reflection and torch.linalg.det(u @ vh) < 0:
+            # The last singular value then enters with a minus sign.
+            u, s = u.clone(), s.clone()
+            u[:, -1], s[-1] = -u[:, -1], -s[-1]
+        ctx.save_for_backward(u, s, vh)
+        return u @ vh
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        _first_order_only("polar_factor")
+        # With W = U V^T and upstream gradient G: inside the spans of U and V only the
+        # antisymmetric part of T = U^T G V moves W, at speed 1 / (s_i + s_j); outside them the
+        # rest of G does, at speed 1 / s_i. Divisors below the rank tolerance are clamped.
+        u, s, vh = ctx.saved_tensors
+        floor = s.abs().amax() * (max(u.shape[0], vh.shape[1]) * torch.finfo(s.dtype).eps)
+        floor = torch.where(floor > 0, floor, 1)
+        v = vh.mT
+        t = u.mT @ grad @ v
+        speed = s[:, None] + s[None, :]
+        inner = (t - t.mT) / torch.where(speed.abs() > floor, speed, floor)
+        out = u @ inner @ vh
+        inverse = 1 / torch.where(s.abs() > floor, s, floor)
+        if u.shape[0] > vh.shape[1]:
+            gv = grad @ v
+            out = out + ((gv - u @ (u.mT @ gv)) * inverse) @ vh
+        elif u.shape[0] < vh.shape[1]:
+            ug = u.mT @ grad
+            out = out + u @ (inverse[:, None] * (ug - (ug @ v) @ vh))
+        return out, None
+
+
+def _first_order_only(name: str) -> None:
+    """Refuse to be differentiated again: what is saved is constant to autograd."""
+    if torch.is_grad_enabled():  # in a backward, only if its graph is to be kept
+        raise RuntimeError(f"{name} has no second derivative; call backward without create_graph.")
+
+
+def _complete(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose the vectors of vanishing singular values by a rule, the least important one last."""
+    rows, columns = u.shape[0], vh.shape[1]
+    if rows < columns:
+        v, uh = _complete(vh.mT, s, u.mT)
+        return uh.mT, v.mT
+    rank = int((s > rank_tolerance(s, (rows, columns))).sum())
+    if rank == columns:
+        return u, vh
+    left, right, free = u[:, :rank], vh[:rank].mT, vh[rank:].mT
+    for reference in _references(u, columns):
+        wanted = reference @ free
+        for _ in range(2):  # once leaves rounding of the size of what was taken away
+            wanted = wanted - left @ (left.mT @ wanted)
+        a, size, bh = torch.linalg.svd(wanted, full_matrices=False)
+        decided = int((size > torch.finfo(s.dtype).eps ** 0.5).sum())
+        turned = free @ bh.mT
+        left = torch.cat((left, a[:, :decided]), 1)
+        right = torch.cat((right, turned[:, :decided]), 1)
+        free = turned[:, decided:]
+    return (u, vh) if free.shape[1] else (left, right.mT)
+
+
+def _references(like: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """What the free part of a factor is to be near to, ``(rows, columns)``, in this order.
+
+    The identity, where the first features weigh a trace more, so that directions rank when one has
+    to be turned over; and for directions it says nothing about, a matrix without any structure.
+    """
+    i = torch.arange(1, like.shape[0] + 1, dtype=like.dtype, device=like.device)
+    weights = 1 - 1e-3 * i / len(i)
+    return weights.diag()[:, :columns], torch.sin(torch.outer(i, i[:columns]))

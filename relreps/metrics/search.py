@@ -1,0 +1,147 @@
+"""Exact cosine search in chunks, which retrieval and neighbour measures share."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from relreps._core import checks
+from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps._core.warnings import NumericalWarning
+from relreps.metrics.paired import check_devices, varying
+
+#: Rows compared with all keys at once.
+CHUNK = 1024
+
+#: Squared length of the mean unit row from which on it costs digits: four bits of a difference.
+_LARGE_MEAN = 1 - 1 / 16
+
+
+class Space(NamedTuple):
+    """Rows of one space, ready to search and to be searched.
+
+    Attributes:
+        rows: Rows of length one, in float32 at least.
+        keys: The same rows, or the same without ``mean``, which keeps the order of the keys of any
+            query and digits that a large common part would cost.
+        mean: What the keys are short of, ``(D,)``.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    mean: Tensor | None
+
+
+def spaces(x: Tensor, y: Tensor, minimum: int = 1) -> tuple[Space, Space]:
+    """Paired, finite rows, at least ``minimum`` of them."""
+    checks.check_rows("x", x, minimum=minimum)
+    checks.check_rows("y", y, minimum=minimum)
+    checks.check_paired(x, y)
+    check_devices(x, y)
+    if x.is_meta:
+        raise ValueError("`x` and `y` must have values to be searched, got tensors on `meta`.")
+    checks.check_finite("x", x)
+    checks.check_finite("y", y)
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    return _space(x.detach(), dtype), _space(y.detach(), dtype)
+
+
+def _space(x: Tensor, dtype: torch.dtype) -> Space:
+    rows = unit_rows(x.to(dtype))
+    mean = rows.mean(0)
+    if float(mean.square().sum()) < _LARGE_MEAN:
+        return Space(rows, rows, None)
+    # The rounding of unit rows is that of their common part: it must not come in at all.
+    wide = unit_rows(as_float64(x))
+    mean = wide.mean(0)
+    return Space(rows, (wide - mean).to(rows), mean.to(rows))
+
+
+def chunks(n: int, chunk_size: int) -> Iterator[slice]:
+    """Slices that cover ``range(n)``."""
+    checks.check_size("chunk_size", chunk_size)
+    return (slice(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size))
+
+
+def is_constant(name: str, space: Space, stacklevel: int = 3) -> bool:
+    """Whether all rows point the same way, up to rounding; warns if so. Synchronises."""
+    if bool(varying(space.rows, 1).any()):
+        return False
+    warnings.warn(
+        f"`{name}` is constant: its {space.rows.shape[0]} rows all point the same way, so none is "
+        "nearer than another and the measure is NaN. Look for a collapsed encoder.",
+        NumericalWarning,
+        stacklevel=stacklevel,
+    )
+    return True
+
+
+def nan(space: Space) -> Tensor:
+    """The value of what is not defined."""
+    return space.rows.new_full((), math.nan)
+
+
+class Search:
+    """Cosines of unit rows with all keys, up to a constant a row; copies of a key tie exactly.
+
+    A product rounds equal columns differently, depending on where they stand, so each distinct key
+    is multiplied once. Each call writes into the memory of the one before: fetching it anew costs
+    a fifth of the product.
+
+    Args:
+        space: What is searched.
+        chunk_size: Most rows in a call.
+    """
+
+    def __init__(self, space: Space, chunk_size: int) -> None:
+        keys, self._mean = space.keys, space.mean
+        distinct, index = keys.unique(dim=0, return_inverse=True)
+        repeated = len(distinct) < len(keys)
+        self._keys: Tensor = distinct if repeated else keys
+        self._index: Tensor | None = index if repeated else None
+        size = min(chunk_size, len(keys))
+        self._products = keys.new_empty(size, len(self._keys))
+        self._spread = keys.new_empty(size, len(keys)) if repeated else self._products
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Cosines ``(rows, N)`` less `constant`, the caller's to change until the next call."""
+        with full_precision(rows):
+            out = torch.mm(rows, self._keys.mT, out=self._products[: len(rows)])
+        if self._index is None:
+            return out
+        return torch.index_select(out, 1, self._index, out=self._spread[: len(rows)])
+
+    def constant(self, rows: Tensor) -> Tensor | float:
+        """What is missing to the cosines of each row, ``(rows, 1)``."""
+        if self._mean is None:
+            return 0.0
+        with full_precision(rows):
+            return (rows @ self._mean)[:, None]
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Columns of the ``k`` largest entries of each row, in no order; ties go to the lowest."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]))
+    if k == scores.shape[1]:
+        return columns
+    # Only where the next value equals the last one is there a choice to make.
+    open_rows = (values[:, k - 1] == values[:, k]).nonzero().flatten()
+    columns = columns[:, :k]
+    if len(open_rows):
+        least, rows = values[open_rows, k - 1, None], scores[open_rows]
+        above, tied = rows > least, rows == least
+        room = k - above.sum(-1, keepdim=True)
+        chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
+        columns[open_rows] = chosen.nonzero()[:, 1].view(-1, k)
+    return columns
+
+
+def overlap(a: Tensor, b: Tensor) -> Tensor:
+    """How many indices two lists ``(N, k)`` without repetition share, row by row."""
+    both = torch.cat((a, b), 1).sort(-1).values
+    return (both[:, 1:] == both[:, :-1]).sum(-1)

@@ -1,0 +1,285 @@
+"""Streams of rows: what a `RowMoments` holds, in the buffers of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from relreps._core import checks
+from relreps._core.distributed import all_reduce_sum, check_agreement
+from relreps._core.linalg import as_float64
+from relreps.moments.value import (
+    Pairs,
+    Product,
+    RowMoments,
+    all_reduced,
+    check_chunk_weights,
+    elementwise,
+    finite_moments,
+    merged,
+    outer,
+    row_moments,
+    tallies,
+)
+
+
+class _Stream(nn.Module):
+    """Float64 buffers that stay float64 through ``.half()``, filled chunk by chunk."""
+
+    count: Tensor
+    tallies: Tensor
+    reduced: Tensor
+
+    def __init__(
+        self, sizes: tuple[int, ...], pairs: Pairs, product: Product, exact: bool = False
+    ) -> None:
+        super().__init__()
+        self.exact = exact
+        self._sizes, self._pairs, self._product = sizes, pairs, product
+        self._names = ["count", *(f"mean_{'xy'[i]}" for i in range(len(sizes)))]
+        shapes: list[tuple[int, ...]] = [(), *((size,) for size in sizes)]
+        for i, j in pairs:
+            self._names.append(f"scatter_{'xy'[i]}{'xy'[j]}")
+            shapes.append(tuple(product(torch.zeros(1, sizes[i]), torch.zeros(1, sizes[j])).shape))
+        for name, shape in zip(self._names, shapes, strict=True):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("tallies", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("reduced", torch.zeros((), dtype=torch.float64))
+
+    def _update(self, *sides: Tensor, weights: Tensor | None) -> Self:
+        for name, side, size in zip("xy", sides, self._sizes, strict=False):
+            checks.check_rows(name, side, size, minimum=0)
+        if weights is not None:
+            check_chunk_weights(weights, sides[0].shape[0])
+        with torch.no_grad():
+            take = partial(
+                row_moments,
+                pairs=self._pairs,
+                product=self._product,
+                weights=weights,
+                exact=self.exact,
+            )
+            new = finite_moments(take, *sides).to(self.count.device)
+            self.tallies += tallies(sides, weights, self.count)
+            return self._add(new)
+
+    def merge(self, other: Self) -> Self:
+        """Add what another stream of the same kind and sizes has seen."""
+        self._check_alike(other)
+        self.tallies += other.tallies.to(self.tallies.device)
+        self.reduced.copy_(torch.maximum(self.reduced, other.reduced.to(self.reduced.device)))
+        return self._add(other.state().to(self.count.device))
+
+    def subtract(self, other: Self) -> Self:
+        """Take away what another stream like this has seen, of rows that are in this one.
+
+        What is left has the rounding of the whole: rows that are far larger than those that stay
+        leave their rounding behind. Nothing is left if all rows are taken.
+        """
+        self._check_alike(other)
+        left = float(self.count - other.count)
+        eps = 8 * torch.finfo(torch.float64).eps * float(self.count)
+        if left < -eps:
+            raise ValueError(
+                f"`other` must have seen a part of the rows of this stream, got a weight of "
+                f"{float(other.count):g} to take from {float(self.count):g}."
+            )
+        if left <= eps:
+            return self.reset()
+        total, means, scatters = other.state().to(self.count.device)
+        self.tallies -= other.tallies.to(self.tallies.device)
+        return self._add(RowMoments(-total, means, tuple(-s for s in scatters)))
+
+    def decay(self, factor: float) -> Self:
+        """Multiply the weight of every row seen so far by ``factor`` in [0, 1].
+
+        Once before each `update` it forgets exponentially: means and covariances follow a space
+        that drifts, with a memory of about ``1 / (1 - factor)`` updates.
+        """
+        checks.check_number("factor", factor, 0, 1)
+        if factor == 0:
+            return self.reset()
+        total, means, scatters = self.state()
+        self.tallies[0] *= factor**2
+        return self._set(RowMoments(total * factor, means, tuple(s * factor for s in scatters)))
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
+        """Add up what the streams of all processes of ``group`` have seen, in each of them.
+
+        Call it once, in every process, after the last update. For rows that come later, take
+        another stream, reduce it in turn, and `merge` it: a stream that holds the rows of all
+        processes already is refused, as they would be counted again. Processes may have seen
+        different numbers of rows, or none. O(D^2) is sent once.
+
+        Args:
+            group: The processes; all of them by default.
+
+        Raises:
+            ValueError: In every process, if their streams differ in kind or sizes.
+            RuntimeError: There is no process group, or the streams were reduced before.
+        """
+        reduced = bool(self.reduced)
+        check_agreement("The stream", f"{self}{' after all_reduce' * reduced}", group)
+        if reduced:
+            raise RuntimeError(
+                f"{self} holds the rows of all processes already: another `all_reduce` would count "
+                "them again. Put later rows into a stream of their own, reduce and `merge` it."
+            )
+        self.tallies.copy_(all_reduce_sum(self.tallies, group=group)[0])
+        self.reduced.fill_(1)
+        return self._set(all_reduced(self.state(), self._pairs, self._product, group))
+
+    def reset(self) -> Self:
+        """Forget everything."""
+        for name in (*self._names, "tallies", "reduced"):
+            getattr(self, name).zero_()
+        return self
+
+    def state(self) -> RowMoments:
+        """What has been seen so far."""
+        values = [getattr(self, name) for name in self._names]
+        split = 1 + len(self._sizes)
+        return RowMoments(values[0], tuple(values[1:split]), tuple(values[split:]))
+
+    def _check_alike(self, other: Self) -> None:
+        if str(other) != str(self):
+            raise ValueError(
+                f"`other` must be a {self}, got {other}. These must be streams of equal sizes "
+                "and one kind."
+            )
+
+    def _add(self, new: RowMoments) -> Self:
+        return self._set(merged(self.state(), new, self._pairs, self._product))
+
+    def _set(self, new: RowMoments) -> Self:
+        values = (new.total, *new.means, *new.scatters)
+        for name, value in zip(self._names, values, strict=True):
+            getattr(self, name).copy_(value)
+        return self
+
+    def _mean_of(self, scatter: Tensor) -> Tensor:
+        return scatter / torch.where(self.count > 0, self.count, 1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def device_only(t: Tensor) -> Tensor:
+            device = fn(t).device
+            if t.is_meta:
+                return torch.zeros_like(t, device=device)
+            return as_float64(t.to(device)) if device.type != "mps" else t.cpu()
+
+        super()._apply(device_only, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class FeatureMoments(_Stream):
+    """Streaming mean and population variance of each feature, in O(D) memory.
+
+    Args:
+        in_features: Number of features D.
+
+    Example:
+        >>> stream = FeatureMoments(2).update(torch.tensor([[0.0, 1.0]]))
+        >>> stream.update(torch.tensor([[2.0, 1.0]])).variance
+        tensor([1., 0.], dtype=torch.float64)
+    """
+
+    mean_x: Tensor
+    scatter_xx: Tensor
+
+    def __init__(self, in_features: int) -> None:
+        checks.check_size("in_features", in_features)
+        super().__init__((in_features,), ((0, 0),), elementwise)
+        self.in_features = in_features
+
+    def update(self, x: Tensor, weights: Tensor | None = None) -> Self:
+        """Add rows ``(N, D)``; rows that are not finite are refused. O(ND)."""
+        return self._update(x, weights=weights)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the rows, ``(D,)``."""
+        return self.mean_x
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance of each feature, ``(D,)``."""
+        return self._mean_of(self.scatter_xx)
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        return f"in_features={self.in_features}"
+
+
+class Moments(_Stream):
+    r"""Streaming means and (cross-)covariances of one space, or of two paired ones.
+
+    .. math:: C_{xy} = \tfrac1W \sum_i w_i (x_i - \mu_x)(y_i - \mu_y)^\top
+
+    The sum runs over all rows seen; `merge` adds another stream. O(N (D + E)^2) time, O((D + E)^2)
+    memory, whatever the number of rows.
+
+    Args:
+        in_features: Number of features D of ``x``.
+        out_features: Number of features E of ``y``; without it there is no ``y``.
+        exact: Take the products of float32 rows in float64 too, at about twice the time: for
+            translators, which solve equations with them.
+
+    Example:
+        >>> stream = Moments(2).update(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
+        >>> stream.cov_xx
+        tensor([[1., 2.],
+                [2., 4.]], dtype=torch.float64)
+    """
+
+    scatter_xx: Tensor
+    scatter_xy: Tensor
+    scatter_yy: Tensor
+    mean_x: Tensor
+    mean_y: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int | None = None, *, exact: bool = False
+    ) -> None:
+        checks.check_size("in_features", in_features)
+        if out_features is None:
+            super().__init__((in_features,), ((0, 0),), outer, exact)
+        else:
+            checks.check_size("out_features", out_features)
+            pairs = ((0, 0), (0, 1), (1, 1))
+            super().__init__((in_features, out_features), pairs, outer, exact)
+        self.in_features, self.out_features = in_features, out_features
+
+    def update(self, x: Tensor, y: Tensor | None = None, weights: Tensor | None = None) -> Self:
+        """Add rows ``(N, D)`` and, if there are two spaces, their partners ``(N, E)``."""
+        if (y is None) != (self.out_features is None):
+            wanted = "one set of rows" if self.out_features is None else "paired rows `x` and `y`"
+            raise ValueError(f"{self} takes {wanted}; set `out_features` to have a second space.")
+        if y is None:
+            return self._update(x, weights=weights)
+        checks.check_paired(x, y)
+        return self._update(x, y, weights=weights)
+
+    @property
+    def cov_xx(self) -> Tensor:
+        """Population covariance of ``x``, ``(D, D)``."""
+        return self._mean_of(self.scatter_xx)
+
+    @property
+    def cov_xy(self) -> Tensor:
+        """Population cross-covariance, ``(D, E)``."""
+        return self._mean_of(self.scatter_xy)
+
+    @property
+    def cov_yy(self) -> Tensor:
+        """Population covariance of ``y``, ``(E, E)``."""
+        return self._mean_of(self.scatter_yy)
+
+    def extra_repr(self) -> str:
+        """Constructor call."""
+        exact = ", exact=True" if self.exact else ""
+        return f"in_features={self.in_features}, out_features={self.out_features}{exact}"

@@ -1,0 +1,207 @@
+"""What exists only to reproduce released code, where a published number depends on it.
+
+Each has a sibling that does the mathematics right, named in its docstring: take that one for
+anything else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from relreps._core import checks
+from relreps._core.linalg import as_float64, full_precision
+from relreps.projection import RelativeProjection
+from relreps.translate import Translator
+from relreps.translate.base import Preprocessing
+
+__all__ = ["RunningRelativeProjection", "SGDAffineTranslator", "both_placements"]
+
+
+class RunningRelativeProjection(RelativeProjection):
+    r"""The robust relative transformation with running statistics, as released, for parity.
+
+    A batch normalisation without learned scale serves samples and anchors alike. While training,
+    the samples are scaled by their own batch and the anchors by themselves, and each call moves one
+    running mean and variance first towards the samples, then towards the anchors, which therefore
+    settle on about 41 % samples and 59 % anchors (with momentum 0.3). In eval the running
+    statistics serve both. So a training code depends on the batch, the first steps are dominated by
+    the initial 0 and 1, and the absolute epsilon ties the code to the unit of the space: nothing is
+    declared. For anything but parity use ``pre=StandardScale(in_features)``. The anchors are
+    compared anew at every call: O((N + A) D) more than `RelativeProjection`.
+
+    Args:
+        in_features: Width D of the space.
+        num_anchors: Number of anchors A.
+        momentum: Weight of the newest statistics.
+        eps: Added to the variance.
+
+    Shape:
+        - Input: :math:`(N, D)`. Output: :math:`(N, A)`.
+
+    References:
+        Released code of arXiv:2409.10967.
+    """
+
+    def __init__(
+        self, in_features: int, num_anchors: int, momentum: float = 0.3, eps: float = 1e-5
+    ) -> None:
+        super().__init__(in_features, num_anchors)
+        self.norm = nn.BatchNorm1d(in_features, eps=eps, momentum=momentum, affine=False)
+
+    @classmethod
+    def from_anchors(cls, anchors: Tensor) -> Self:  # type: ignore[override]
+        """A projection with the sizes, dtype and device of ``anchors`` ``(A, D)``."""
+        checks.check_rows("anchors", anchors)
+        projection = cls(anchors.shape[1], anchors.shape[0]).to(anchors.device, anchors.dtype)
+        return projection.set_anchors(anchors)
+
+    @property
+    def invariant_to(self) -> frozenset[str]:
+        """Nothing: the running statistics do not move along with the space."""
+        return frozenset()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Code of the samples ``(..., D)``; moves the running statistics while training."""
+        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
+        checks.check_features("x", x, self.in_features)
+        return self.project(x, self.anchors.to(x.dtype))
+
+    def project(self, x: Tensor, anchors: Tensor) -> Tensor:
+        """Code of ``x`` for anchors given at the call."""
+        return super().project(self._normalize(x), self._normalize(anchors))
+
+    def inverse(self, code: Tensor) -> Tensor:
+        """There is none."""
+        raise ValueError(f"{self} has no inverse.")
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        kind = self.norm.running_mean.dtype  # type: ignore[union-attr]
+        flat: Tensor = self.norm(x.reshape(-1, self.in_features).to(kind))
+        return flat.reshape(x.shape).to(x.dtype)
+
+
+class SGDAffineTranslator(Translator):
+    r"""Affine map by a few steps of Adam on the squared error, as published tables have it.
+
+    Few steps stop long before the optimum, which acts as a regulariser that depends on the start
+    and the number of steps: this one is for parity with the paper, `AffineTranslator` is exact.
+    Needs the rows, all at once. Fit: O(steps N D_x D_y). A call: one matrix product.
+
+    Args:
+        in_features: Width :math:`D_x` of the source space.
+        out_features: Width :math:`D_y` of the target space.
+        steps: Number of steps, each on all pairs.
+        lr: Learning rate.
+        pre: ``"center"`` or ``"standard"``.
+        generator: Source of the start; the global one by default.
+
+    Shape:
+        - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
+
+    Attributes:
+        rank: Number of directions of the map, of ``min(in_features, out_features)``.
+
+    Raises:
+        RuntimeError: Used before `fit`.
+        ValueError: Unpaired or non-finite rows, wrong sizes, pairs that determine nothing.
+
+    Example:
+        >>> x = torch.randn(50, 4)
+        >>> SGDAffineTranslator(4, 4).fit(x, 2 * x)(x).shape
+        torch.Size([50, 4])
+
+    References:
+        Maiorca et al., arXiv:2311.00664 (``affine``).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        steps: int = 300,
+        lr: float = 1e-3,
+        pre: Preprocessing = "standard",
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        checks.check_choice("pre", pre, ("center", "standard"))
+        super().__init__(in_features, out_features, pre)
+        checks.check_size("steps", steps)
+        checks.check_positive("lr", lr)
+        checks.check_generator(generator)
+        self.steps, self.lr, self.generator = steps, lr, generator
+
+    def fit(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Self:
+        """Fit on paired rows ``x (N, D_x)`` and ``y (N, D_y)``; on an error nothing changes.
+
+        Args:
+            x: Source rows.
+            y: Target rows of the same samples, in the same order.
+            weights: One non-negative weight a pair; 1 each by default.
+        """
+        self._checked(x, y, weights)
+        with torch.no_grad():
+            left, right, sides = self._prepared(x, y, weights)
+            kind = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+            w = left.new_ones(len(left)) if weights is None else weights.to(left)
+            squares = ((w[:, None] * side * side).sum() for side in (left, right))
+            self._refuse_unrelated((w[:, None] * left).mT @ right, *squares)
+            w = (w / w.sum() / right.shape[1])[:, None]
+        # Tensors of their own, which inference mode outside does not keep from having gradients.
+        with torch.inference_mode(False), torch.enable_grad(), full_precision(left):
+            left, right, w = (t.clone().to(kind) for t in (left, right, w))
+            matrix, bias = (
+                self._start(shape, left) for shape in (self.matrix.shape, right.shape[1:])
+            )
+            optimizer = torch.optim.Adam((matrix, bias), self.lr)
+            for _ in range(self.steps):
+                optimizer.zero_grad()
+                (w * (torch.addmm(bias, left, matrix) - right).square()).sum().backward()
+                optimizer.step()
+        with torch.no_grad():
+            target = sides[1]._replace(mean=sides[1].mean + as_float64(bias) * sides[1].std)
+            return self._write((sides[0], target), matrix=as_float64(matrix))
+
+    def _options(self) -> list[str]:
+        return [f"steps={self.steps}", f"lr={self.lr}", *super()._options()]
+
+    def _start(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Uniform within the inverse root of the number of inputs, as a linear layer starts."""
+        device = "cpu" if self.generator is None else self.generator.device
+        start = torch.rand(shape, dtype=like.dtype, device=device, generator=self.generator)
+        bound: float = self.in_features**-0.5
+        return ((2 * start - 1) * bound).to(like.device).requires_grad_()
+
+
+def both_placements(
+    before: Tensor, after: Tensor, weights: tuple[float, float] = (0.1, 0.9)
+) -> Tensor:
+    r"""Weigh two terms of a loss, :math:`w_1 L(z) + w_2 L(r)`.
+
+    For a loss placed both before and after a relative projection: one term on the encodings z, the
+    other on their codes r, each with its own scale and metric.
+
+    Args:
+        before: Loss of the encodings.
+        after: Loss of the codes.
+        weights: Of each; the default is the published one, with ``metric="l2"`` before.
+
+    Example:
+        >>> z = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+        >>> r = torch.nn.functional.normalize(z)
+        >>> from relreps import topological_densification_loss as loss
+        >>> both_placements(loss(z, 3.0), loss(r, 1.0, metric="cosine"))
+        tensor(0.7806)
+
+    References:
+        arXiv:2409.10967, the released code.
+    """
+    if not isinstance(weights, tuple | list) or len(weights) != 2:
+        raise ValueError(f"`weights` must be two numbers, got {weights!r}.")
+    for weight in weights:
+        checks.check_number("weights", weight, 0, math.inf)
+    return weights[0] * before + weights[1] * after

@@ -1,0 +1,266 @@
+"""Least squares in closed form: linear and affine maps, with or without a ridge."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from relreps._core import checks
+from relreps._core.linalg import full_precision
+from relreps._core.warnings import warn
+from relreps.moments.value import elementwise, outer
+from relreps.translate.base import Preprocessing, Side
+from relreps.translate.gram import RIDGES, Gram, Ridge, check_ridge, gcv, leave_one_out
+from relreps.translate.procrustes import check_values
+from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+
+
+def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0) -> Tensor:
+    r"""The matrix that takes ``x`` to ``y`` with least squared error.
+
+    .. math:: M = \arg\min_M \lVert X M - Y \rVert_F^2 + \lambda \lVert M \rVert_F^2,
+              \qquad \lambda = \text{ridge} \cdot \lVert X \rVert_F^2 / D_x
+
+    Nothing is centred. Without ridge, where the pairs leave the map free, it is the smallest one.
+    Solved by a pseudo-inverse of the rows, so that the condition number is not squared;
+    differentiable where the rank does not change, which with a ridge is everywhere. For many rows,
+    or rows in a stream, `LinearTranslator` is the cheaper way. O(N D_x min(N, D_x) + N D_x D_y).
+
+    Args:
+        x: Source rows.
+        y: Target rows of the same samples.
+        ridge: Penalty in units of the mean square of a feature: it depends neither on the number of
+            rows nor on their unit.
+
+    Shape:
+        - x: :math:`(N, D_x)`; y: :math:`(N, D_y)`, paired. Output: :math:`(D_x, D_y)`.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 2.0]])
+        >>> linear_map(x, x @ torch.tensor([[3.0], [4.0]]))
+        tensor([[3.0000],
+                [4.0000]])
+    """
+    checks.check_rows("x", x)
+    checks.check_rows("y", y)
+    checks.check_paired(x, y)
+    check_ridge("ridge", ridge)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    x, y = x.to(wide), y.to(wide)
+    check_values(x, y)
+    if ridge:
+        # Rows that pull every coefficient to zero: the penalty as further equations.
+        width = x.shape[1]
+        level = torch.linalg.matrix_norm(x) * (ridge / width) ** 0.5
+        x = torch.cat((x, level * torch.eye(width, dtype=wide, device=x.device)))
+        y = torch.cat((y, y.new_zeros(width, y.shape[1])))
+    with full_precision(x):
+        solution: Tensor = torch.linalg.pinv(x) @ y
+    return solution.to(dtype)
+
+
+class _RidgeTranslator(MomentTranslator):
+    """Ridge regression from moments, with the penalty given or chosen from the data."""
+
+    penalty: Tensor
+    #: Most directions that the map may have, where that is limited.
+    kept: int | None = None
+    _products = (outer, elementwise)
+    _pres: tuple[Preprocessing | None, ...]
+
+    def __init__(
+        self, in_features: int, out_features: int, ridge: Ridge, pre: Preprocessing | None
+    ) -> None:
+        check_ridge("ridge", ridge, ("gcv", "loo"))
+        checks.check_choice("pre", pre, self._pres)
+        super().__init__(in_features, out_features, pre)
+        self.ridge = ridge
+        self.register_buffer("penalty", torch.zeros(()))
+
+    def partial_fit(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Self:
+        """Add pairs to those of earlier calls, in constant memory; `solve` makes the map of them.
+
+        Args:
+            x: Source rows ``(N, D_x)``; none at all are allowed.
+            y: Target rows ``(N, D_y)`` of the same samples, in the same order.
+            weights: One non-negative weight a pair; 1 each by default.
+        """
+        if self.ridge == "loo":
+            raise _needs_rows()
+        return super().partial_fit(x, y, weights)
+
+    def _options(self) -> list[str]:
+        return [f"ridge={self.ridge!r}", *super()._options()]
+
+    def _prior(self, m: PairMoments) -> Tensor | None:
+        """What the penalty pulls the map to; zero by default."""
+        return None
+
+    def _reduced(self, matrix: Tensor, m: PairMoments, penalty: Tensor) -> Tensor:
+        """The solution, simplified."""
+        return matrix
+
+    def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
+        self._check_related(m)
+        gram = Gram.of(m.xx, m.eps)
+        pulled_to = self._prior(m)
+        prior = torch.zeros_like(m.xy) if pulled_to is None else pulled_to
+        rest = m.xy - m.xx @ prior  # cross-moment of x with what the prior leaves of y
+        ridge = self._chosen(m, gram, prior, rest, sides, rows)
+        penalty = gram.level * ridge
+        correction, rank = gram.solve(rest, penalty)
+        matrix = self._reduced(prior + correction, m, penalty)
+        if rank < self.in_features and not ridge:
+            warn(
+                f"{m.pairs:.0f} pairs determine {rank} of {self.in_features} directions of `x`, "
+                "where least squares is ill-posed: the others are ignored. Give more pairs, or a "
+                "ridge such as `ridge='gcv'`."
+            )
+        directions = rank if pulled_to is None else self.in_features
+        self._write(sides, matrix=matrix, rank=min(directions, self.kept or directions))
+        self.penalty.fill_(ridge)
+
+    def _chosen(
+        self,
+        m: PairMoments,
+        gram: Gram,
+        prior: Tensor,
+        rest: Tensor,
+        sides: tuple[Side, Side],
+        rows: Rows | None,
+    ) -> float:
+        """The strength of the penalty, chosen by the error in the target's own units."""
+        if not isinstance(self.ridge, str):
+            return float(self.ridge)
+        units = sides[1].std if self.pre == "standard" else torch.ones_like(sides[1].std)
+        penalties = gram.level * torch.tensor(RIDGES, dtype=m.xx.dtype, device=m.xx.device)
+        if self.ridge == "gcv":
+            squares = m.yy - (prior * (m.xy + rest)).sum(0)
+            values, vectors = gram.values[gram.live], gram.vectors[:, gram.live]
+            explained = (vectors.mT @ (rest * units)).square().sum(1) / values
+            whole = (squares * units**2).sum()
+            scores = gcv(values, explained, whole, m.pairs - int(self._centres), penalties)
+        else:
+            if rows is None:
+                raise _needs_rows()
+            left, right, _ = self._prepared(*rows)
+            right = (right - left @ prior) * units
+            scores = leave_one_out(left, right, rows.weights, self._centres, penalties, m.eps)
+        return RIDGES[int(scores.argmin())]
+
+
+class LinearTranslator(_RidgeTranslator):
+    r"""Move vectors by the matrix of least squares, without an offset.
+
+    .. math:: \hat y = x M, \quad M = (X^\top X + \lambda I)^{-1} X^\top Y,
+              \qquad \lambda = \text{ridge} \cdot \operatorname{tr}(X^\top X) / D_x
+
+    The origin stays where it is; `AffineTranslator` also moves it, which is nearly always better
+    between encoders. Solved in float64 from the moments: with a condition number of the rows above
+    1e7 `linear_map` is more accurate. Fit: O(N D_x (D_x + D_y) + D_x^3). A call: one matrix
+    product.
+
+    Args:
+        in_features: Width :math:`D_x` of the source space.
+        out_features: Width :math:`D_y` of the target space.
+        ridge: Penalty in units of the mean square of a source feature, whatever the number of
+            pairs; ``"gcv"`` chooses it by generalised cross-validation, from the moments, and
+            ``"loo"`` by the exact error of leaving out each pair in turn, which needs the rows
+            (`fit` only). Without ridge, directions that the pairs do not determine are ignored.
+        pre: None, or ``"unit"`` (rows of length one; the average length of the target is restored).
+
+    Shape:
+        - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
+
+    Attributes:
+        rank: Number of directions of the map, of ``min(in_features, out_features)``; `inverse`
+            exists if there are all.
+        penalty: The ridge of the last fit, as chosen.
+
+    Raises:
+        RuntimeError: Used before `fit`.
+        ValueError: Unpaired or non-finite rows, wrong sizes, pairs that determine nothing.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 2.0]])
+        >>> translator = LinearTranslator(2, 1).fit(x, x @ torch.tensor([[3.0], [4.0]]))
+        >>> translator(torch.tensor([[1.0, 1.0]]))
+        tensor([[7.]])
+
+    References:
+        Maiorca et al., arXiv:2311.00664; GCV: Golub, Heath and Wahba 1979.
+    """
+
+    _pres = (None, "unit")
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        ridge: Ridge = 0.0,
+        pre: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, ridge, pre)
+
+
+class AffineTranslator(_RidgeTranslator):
+    r"""Move vectors by the affine map of least squares.
+
+    .. math:: \hat y = (x - \mu_x) M + \mu_y, \quad
+              M = (C_{xx} + \lambda I)^{-1} C_{xy}, \qquad
+              \lambda = \text{ridge} \cdot \operatorname{tr}(C_{xx}) / D_x
+
+    The most accurate map with many pairs, and the worst with about as many pairs as features, where
+    it fits noise: give a ridge, or let ``"gcv"`` or ``"loo"`` choose it. The offset is not
+    penalised. Fit: O(N D_x (D_x + D_y) + D_x^3), in float64. A call: one matrix product.
+
+    Args:
+        in_features: Width :math:`D_x` of the source space.
+        out_features: Width :math:`D_y` of the target space.
+        ridge: Penalty in units of the mean variance of a source feature, whatever the number of
+            pairs; ``"gcv"`` chooses it by generalised cross-validation, from the moments, and
+            ``"loo"`` by the exact error of leaving out each pair in turn, which needs the rows
+            (`fit` only). Without ridge, directions that the pairs do not determine are ignored.
+        pre: ``"center"`` or ``"standard"`` (the penalty then counts features in their deviations).
+
+    Shape:
+        - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
+
+    Attributes:
+        rank: Number of directions of the map, of ``min(in_features, out_features)``; `inverse`
+            exists if there are all.
+        penalty: The ridge of the last fit, as chosen.
+
+    Raises:
+        RuntimeError: Used before `fit`.
+        ValueError: Unpaired or non-finite rows, wrong sizes, pairs that determine nothing.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> AffineTranslator(1, 1).fit(x, 2 * x + 5)(torch.tensor([[10.0]]))
+        tensor([[25.]])
+
+    References:
+        Maiorca et al., arXiv:2311.00664; GCV: Golub, Heath and Wahba 1979.
+    """
+
+    _pres = ("center", "standard")
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        ridge: Ridge = 0.0,
+        pre: Preprocessing = "center",
+    ) -> None:
+        super().__init__(in_features, out_features, ridge, pre)
+
+
+def _needs_rows() -> ValueError:
+    return ValueError(
+        "`ridge='loo'` leaves out one pair at a time, so it needs all of them at once: call `fit`. "
+        "In a stream use `ridge='gcv'`, which follows from the moments."
+    )
