@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision
-from relreps.topo_loss.metric import on_host
 
 Graph: TypeAlias = Literal["knn", "heat"]
 Solver: TypeAlias = Literal["auto", "dense", "partial"]
@@ -71,7 +70,7 @@ def spectral_gap(
         checks.check_k(k, max(n - 1, 0), "other points")
     components = _checked_components(components, n, paper_offset)
     count = components + paper_offset
-    if on_host(z):
+    if checks.on_host(z):
         checks.check_finite("z", z.flatten(0, -2))
     with full_precision(z):
         distances, heat = _squared_distances(at_least_float32(z), temperature)
@@ -215,7 +214,7 @@ def _checked_components(components: int | Tensor, n: int, offset: bool) -> int |
                 "`components` must be an int or a scalar tensor of integers, got "
                 f"{components.dtype} of shape {tuple(components.shape)}."
             )
-        if not on_host(components):
+        if not checks.on_host(components):
             return components
         components = int(components)
     checks.check_size("components", components)
@@ -256,7 +255,7 @@ def _median(d: Tensor) -> Tensor:
     n = d.shape[-1]
     # Its own zero is the first of n distances of a point. Off the CPU kthvalue may be refused.
     half = n // 2
-    rows = d.kthvalue(half + 1).values if on_host(d) else d.sort(-1).values[..., half]
+    rows = d.kthvalue(half + 1).values if checks.on_host(d) else d.sort(-1).values[..., half]
     middle = rows.sort(-1).values[..., (n - 1) // 2]
     mean = d.mean((-2, -1)) * (n / max(n - 1, 1))
     middle = torch.where(middle > 0, middle, torch.where(mean > 0, mean, 1))
@@ -323,7 +322,7 @@ def _dense(laplacian: Tensor, count: int | Tensor) -> Tensor:
 
 def _partially(laplacian: Tensor, count: int | Tensor, graph: str, solver: str) -> bool:
     """Whether the partial solver is asked for, or pays; of no clouds there is nothing to solve."""
-    if solver == "partial" and not on_host(laplacian):
+    if solver == "partial" and not checks.on_host(laplacian):
         raise ValueError(
             "`solver` 'partial' runs on the CPU outside of torch.compile only. Use 'auto' or "
             "'dense' here."
@@ -333,7 +332,7 @@ def _partially(laplacian: Tensor, count: int | Tensor, graph: str, solver: str) 
     if solver == "partial":
         return True
     n = laplacian.shape[-1]
-    pays = graph == "knn" and n >= _PARTIAL_SIZE and on_host(laplacian)
+    pays = graph == "knn" and n >= _PARTIAL_SIZE and checks.on_host(laplacian)
     return pays and 4 * (int(count) + 1 + _SPARE) <= n
 
 
