@@ -42,9 +42,9 @@ def death_times(
             :math:`= \sum_k |u_k| / (1 + |u_k|)`, ``"cosine"`` (one minus the cosine; a zero row is
             at distance 1 from all others and 0 from its like), ``"precomputed"``, or a callable
             ``metric(a, b)`` that gives the distance of each row of ``a`` to the same row of ``b``,
-            :math:`(k, D), (k, D) \to (k)`. It is called on all :math:`n (n - 1) / 2` pairs, once
-            each, in blocks and without gradient, and on the chosen edges with it: where points
-            coincide the gradient is its own, so take a norm whose gradient there is finite.
+            :math:`(*, D), (*, D) \to (*)`. It is called on all :math:`n (n - 1) / 2` pairs, once
+            each, in blocks and without gradient; then on the chosen edges with gradient. That one
+            is its own: where points may coincide, take a norm whose gradient is finite there.
         method: All give the same death times, eager and compiled, up to rounding; and the same
             edges, unless distances tie but for their rounding. ``"closure"`` (:math:`O(n^3)`, n
             short steps), ``"prim"`` (n - 1 steps of O(nD)) and ``"boruvka"`` (:math:`O(n^2 \log n)`

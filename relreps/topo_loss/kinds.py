@@ -18,6 +18,9 @@ from relreps._core.rounding import unit_of
 from relreps.topo_loss import norms
 from relreps.topo_loss.metric import Metric
 
+#: Part of a distance by which rounding may move it: those of a pair differ, or one is below zero.
+_ROUNDING = 1e-4
+
 
 class Differences(Metric):
     """Sums over the differences of coordinates, which a norm orders.
@@ -161,7 +164,7 @@ class OfRows(_OfMatrix):
         ]
         place = torch.full((n, n), len(i), device=device)  # a zero stands there, for the diagonal
         place[i, j] = place[j, i] = torch.arange(len(i), device=device)
-        return pad(torch.cat(found, -1), (0, 1))[..., place]
+        return pad(torch.cat(found, -1).clamp_min(0), (0, 1))[..., place]
 
     def measure(self, x: Tensor, edges: Tensor) -> Tensor:
         points, ends = norms.ends_of(x, edges)
@@ -178,7 +181,7 @@ class OfRows(_OfMatrix):
                 f"`metric` must return one distance a row, shape {tuple(a.shape[:-1])} for rows of "
                 f"shape {tuple(a.shape)}, got {tuple(d.shape)}. Reduce the last axis, and no other."
             )
-        if checks.on_host(d) and not bool((d >= 0).all()):
+        if checks.on_host(d) and d.numel() and not bool((d >= -_ROUNDING * d.abs().max()).all()):
             raise ValueError(
                 f"`metric` must return distances, not negative and not NaN, got {d.min():.3g}."
             )
@@ -204,7 +207,7 @@ def _check_distances(name: str, d: Tensor) -> None:
         raise ValueError(f"`{name}` must not be negative, got {low:.3g}. {advice}")
     other = d.mT
     gap = torch.where(d == other, 0, (d - other).abs())
-    if bool(((gap > 1e-4 * torch.maximum(d, other)) & off).any() or (gap.isinf() & off).any()):
+    if bool(((gap > _ROUNDING * torch.maximum(d, other)) & off).any() or (gap.isinf() & off).any()):
         raise ValueError(
             f"`{name}` must be symmetric to 1e-4 of each distance. Symmetrise them first, "
             "for example by `(d + d.mT) / 2`."

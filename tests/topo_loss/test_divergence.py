@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from relreps import RTDLiteLoss
 from relreps.topo_loss import rtd_lite
 from tests.topo_loss._clouds import METRICS, close, cloud, matrix, tree
 
