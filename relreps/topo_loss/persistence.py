@@ -95,7 +95,7 @@ class ConnectivityLoss(nn.Module):
         features.
     """
 
-    def __init__(self, scale: float = 2.0, metric: MetricLike = "l1", branches: int = 1) -> None:
+    def __init__(self, scale: float = 2.0, *, metric: MetricLike = "l1", branches: int = 1) -> None:
         super().__init__()
         check_scale(scale)
         checks.check_size("branches", branches)
@@ -127,8 +127,8 @@ def death_time_quantiles(
     x: Tensor,
     labels: Tensor | None = None,
     quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
-    metric: MetricLike = "l2",
     *,
+    metric: MetricLike = "l2",
     samples_per_class: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
