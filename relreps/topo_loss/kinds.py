@@ -37,11 +37,12 @@ class Differences(Metric):
         self.order, self.length, self.power = order, length, power
 
     def prepare(self, x: Tensor) -> Tensor:
+        x = x.nan_to_num()
         if self.order and x.numel():
             # The order of norms does not depend on the unit. Powers of coordinates that are brought
             # near one neither overflow nor vanish, and a power of two rounds nothing.
             x = x / unit_of(x.abs().amax((-2, -1), keepdim=True))
-        return x.nan_to_num()
+        return x
 
     def pairwise(self, rows: Tensor, space: Tensor) -> Tensor:
         return norms.pairwise(rows, space, self.order)
@@ -49,7 +50,8 @@ class Differences(Metric):
     def condensed(self, space: Tensor) -> Tensor:
         if self.order in norms.KERNELS and checks.on_host(space):
             # Several times as fast as the general kernel, but of one cloud at a time.
-            return torch.stack([torch.pdist(cloud, self.order) for cloud in space.unbind()])
+            found = [torch.pdist(cloud, self.order) for cloud in space.unbind()]
+            return torch.stack(found) if len(found) > 1 else found[0][None]
         return _upper(self.pairwise(space, space))
 
     def part(self, space: Tensor, rows: Tensor) -> Tensor:
@@ -190,6 +192,10 @@ class OfRows(_OfMatrix):
 
 def _upper(d: Tensor) -> Tensor:
     """Entries ``(B, m)`` above the diagonal of square matrices, row by row."""
+    if len(d) == 1 and checks.on_host(d):  # far faster, and a large cloud comes alone
+        from scipy.spatial.distance import squareform
+
+        return torch.from_numpy(squareform(d[0].numpy(), checks=False))[None]
     n = d.shape[-1]
     i, j = torch.triu_indices(n, n, 1, device=d.device)
     return d[..., i, j]

@@ -188,6 +188,18 @@ def test_function_transforms(metric):
     assert torch.allclose(torch.vmap(grad)(x.detach()), wanted)
 
 
+@pytest.mark.parametrize("method", DEVICE_METHODS)
+@pytest.mark.parametrize("metric", ["l2", "f0", ("lp", 3), "precomputed"])
+def test_what_is_not_finite_spoils_the_value_and_nothing_else(metric, method):
+    """Where values cannot be looked at: an index out of range would stop the device."""
+    x = cloud_of("random", 36).float()
+    x = torch.cdist(x, x) if metric == "precomputed" else x
+    x[3], x[4, 1], x[5, 2] = math.nan, math.nan, math.inf
+    deaths = torch.vmap(lambda x: death_times(x, metric, method))(torch.stack((x, x)))
+    assert deaths.shape == (2, 35)
+    assert not deaths.isfinite().all()
+
+
 @pytest.mark.parametrize("method", ["auto", *DEVICE_METHODS])
 def test_runs_on_meta(method):
     for n in (5, 40 if method == "auto" else 3):
