@@ -192,7 +192,7 @@ class OfRows(_OfMatrix):
 
 def _upper(d: Tensor) -> Tensor:
     """Entries ``(B, m)`` above the diagonal of square matrices, row by row."""
-    if len(d) == 1 and checks.on_host(d):  # far faster, and a large cloud comes alone
+    if checks.on_host(d) and len(d) == 1:  # far faster, and a large cloud comes alone
         from scipy.spatial.distance import squareform
 
         return torch.from_numpy(squareform(d[0].numpy(), checks=False))[None]
