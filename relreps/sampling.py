@@ -128,8 +128,8 @@ class ClassBatchSampler(Sampler[list[int]]):
 
     def _plan(self, generator: torch.Generator) -> Iterator[list[int]]:
         """Classes of each batch of the epoch, this number of batches for every replica."""
-        # Of T batches of p classes, a class of g groups is in min(g, T) at most: these add up to T p
-        # or more, and are lowered until they add up to T p. Now let the numbers left be at most R,
+        # Of T batches of p classes, a class of g groups is in min(g, T) at most. These add up to at
+        # least T p, and are lowered until they add up to it. Now let the numbers left be at most R,
         # with R batches left, and add up to R p: then at most p are R, and at least p are not zero.
         # A batch that takes those that are R, and others that are not zero, leaves numbers of at
         # most R - 1 that add up to (R - 1) p. So every batch can be filled.

@@ -25,3 +25,8 @@ def naive_soft(logits, k):
         total = total + w
         logits = logits + torch.log(1 - w)
     return total
+
+
+def sums(moments):
+    """The numbers of a `RowMoments`, to compare."""
+    return moments.total, moments.means, moments.scatters, moments.squares

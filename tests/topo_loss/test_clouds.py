@@ -25,7 +25,7 @@ TWO_CLOUDS = {
 two_clouds = pytest.mark.parametrize("f", TWO_CLOUDS.values(), ids=TWO_CLOUDS)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "f0", ("lp", 3), ("fp", 0.5), "l1"])
+@pytest.mark.parametrize("metric", ["cosine", "f0", ("lp", 3), ("lp", 0.5), ("fp", 0.5), "l1"])
 @two_clouds
 def test_precomputed_distances_give_the_same(f, metric):
     x, y = cloud(10, 4), cloud(10, 3)

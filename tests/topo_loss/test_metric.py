@@ -44,6 +44,10 @@ def test_metrics_are_those_of_their_definitions(metric):
     for method in ("closure", "single_linkage"):
         heights = linkage(pdist(x.numpy(), numpy_metric(metric)), "single")[:, 2]
         np.testing.assert_allclose(death_times(x, metric, method), heights, rtol=1e-12)
+    wanted = pdist(x.numpy(), numpy_metric(metric))
+    i, j = torch.triu_indices(50, 50, 1)
+    found = resolve_metric(metric).distances(x)[i, j].numpy()  # in some unit
+    np.testing.assert_allclose(found / found.max(), wanted / wanted.max(), rtol=1e-10)
 
 
 @pytest.mark.parametrize("p", [0.02, 0.05, 100.0])
@@ -218,6 +222,14 @@ def test_a_callable_may_round_below_zero():
         assert torch.equal(spanning_edges(x, resolve_metric(ROWS["cosine"]), method), wanted)
         deaths = death_times(x, ROWS["cosine"], method)
         assert torch.allclose(deaths, death_times(x, "cosine"), atol=1e-6)
+
+
+def test_what_a_callable_rounds_below_zero_is_zero_to_every_method():
+    x = torch.tensor([[0.0, 0], [1, 0], [2, 0], [3, 0], [4, 5], [5, 5]])
+    metric = resolve_metric(lambda a, b: (a - b)[..., 1].abs() - 1e-7 * b[..., 0])
+    for method in METHODS:
+        edges = spanning_edges(x, metric, method)
+        assert edges[:4].tolist() == [[0, 1], [0, 2], [0, 3], [4, 5]]
 
 
 class Stretched(torch.nn.Module):
