@@ -147,7 +147,8 @@ def test_a_post_that_changes_the_width_is_counted(x, anchors):
 def test_mlp_is_a_sum_over_parts(x, anchors):
     product = ProductProjection(parts(), "mlp", 5).double().set_anchors(anchors)
     wanted = sum(
-        embed(part(x)) for embed, part in zip(product.embed, product.projections, strict=True)
+        embed(part(x))
+        for embed, part in zip(product.combine.embed, product.projections, strict=True)
     )
     torch.testing.assert_close(product(x), wanted)
     product(x).sum().backward()
