@@ -15,3 +15,8 @@ class Largest(TorchDispatchMode):
         sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         self.size = max(self.size, *sizes, 0)
         return out
+
+
+def sums(moments):
+    """The numbers of a `RowMoments`, to compare."""
+    return moments.total, moments.means, moments.scatters, moments.squares

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,9 +54,9 @@ class FittedModule(nn.Module):
         for name, value in values.items():
             check_fits(type(self).__name__, name, value, getattr(self, name).dtype)
 
-    def _mark_fitted(self) -> None:
-        self.fitted.fill_(True)
-        self._fitted = True
+    def _mark_fitted(self, fitted: bool = True) -> None:
+        self.fitted.fill_(fitted)
+        self._fitted = fitted
 
     def _require_fitted(self, remedy: str) -> None:
         if not self._fitted:
@@ -63,6 +64,12 @@ class FittedModule(nn.Module):
 
     def _on_load(self) -> None:
         """Recompute what follows from the buffers, once this module and its children are loaded."""
+
+
+def options(module: nn.Module) -> list[str]:
+    """Constructor arguments as written in a call: they are attributes under their own names."""
+    names = list(inspect.signature(type(module)).parameters)
+    return [f"{name}={getattr(module, name)!r}" for name in names]
 
 
 def check_fits(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:

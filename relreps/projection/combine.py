@@ -139,15 +139,15 @@ def combiner(
         widths: Of the codes.
         out_features: Width of what is learned, that of the first code by default.
     """
-    if isinstance(aggregation, str):
+    if not callable(aggregation):
         checks.check_choice("aggregation", aggregation, names)
         kind = COMBINERS[aggregation]
-    else:
-        kind = Given
-    if issubclass(kind, _Reduced) and len(set(widths)) != 1:
-        raise ValueError(f"`aggregation={aggregation!r}` needs codes of one width, got {widths}.")
-    if issubclass(kind, _Learned):
-        return kind(widths, out_features)
+        if issubclass(kind, _Learned):
+            return kind(widths, out_features)
+        if issubclass(kind, _Reduced) and len(set(widths)) != 1:
+            raise ValueError(
+                f"`aggregation={aggregation!r}` needs codes of one width, got {widths}."
+            )
     if out_features is not None:
         raise ValueError(f"`out_features` is given by the parts for {aggregation!r}.")
-    return Given(aggregation, widths) if kind is Given else kind(widths)
+    return Given(aggregation, widths) if callable(aggregation) else kind(widths)

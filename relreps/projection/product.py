@@ -45,6 +45,8 @@ class ProductProjection(Projection):
         Cannistraci et al., arXiv:2310.01211.
     """
 
+    aggregation: Aggregation | Combine
+
     def __init__(
         self,
         projections: Sequence[Any],
@@ -64,7 +66,7 @@ class ProductProjection(Projection):
         self.in_features, self.num_anchors = sizes.pop()
         widths = [p.out_features for p in projections]
         self.combine = combiner(aggregation, get_args(Aggregation), widths, out_features)
-        # Past the registration of children: a module is one already, in `combine`.
+        # Past the registration of children: a module is one already, as `combine`.
         object.__setattr__(self, "aggregation", aggregation)
         self.projections = nn.ModuleList(projections)
 

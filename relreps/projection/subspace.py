@@ -13,7 +13,7 @@ from relreps._core.invariance import BROKEN, invariances, residues
 from relreps.projection.base import Projection
 from relreps.projection.combine import Combine, combiner
 from relreps.projection.relative import RelativeProjection
-from relreps.similarity import SimilarityLike
+from relreps.similarity import Similarity, SimilarityLike, inner, l1, linf
 from relreps.similarity.base import resolve
 
 Aggregation = Literal["concat", "sum", "mean", "max"]
@@ -46,6 +46,9 @@ class SubspaceProjection(Projection):
         Released code of arXiv:2209.15430 (subspaces).
     """
 
+    aggregation: Aggregation | Combine
+    _similarity: Similarity
+
     def __init__(
         self,
         in_features: int,
@@ -70,7 +73,8 @@ class SubspaceProjection(Projection):
         self.num_anchors = num_anchors
         self.similarity = similarity
         self.combine = combiner(aggregation, get_args(Aggregation), [num_anchors] * num_heads)
-        # Past the registration of children: a module is one already, in `combine`.
+        # Past the registration of children: modules are held as `similarity` and `combine`.
+        object.__setattr__(self, "_similarity", resolve(similarity))
         object.__setattr__(self, "aggregation", aggregation)
 
     @property
@@ -85,9 +89,10 @@ class SubspaceProjection(Projection):
         Some aggregations put the blocks together again: the sum of inner products, the sum of city
         block distances and the largest of largest distances are those of the whole space.
         """
-        whole = ("inner", "sum"), ("inner", "mean"), ("l1", "sum"), ("l1", "mean"), ("linf", "max")
-        if len(self.heads) == 1 or (self.similarity, self.aggregation) in whole:
-            return resolve(self.similarity).invariances(self.in_features, self.num_anchors)
+        whole = (inner, "sum"), (inner, "mean"), (l1, "sum"), (l1, "mean"), (linf, "max")
+        similarity = self._similarity
+        if len(self.heads) == 1 or (similarity, self.aggregation) in whole:
+            return similarity.invariances(self.in_features, self.num_anchors)
         mixing = dict.fromkeys(("rotation", "permutation", "linear", "affine"), BROKEN)
         head = self.heads[0]
         return invariances(residues(**mixing), head.invariant_to)  # type: ignore[arg-type]

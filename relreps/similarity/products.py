@@ -216,7 +216,7 @@ class Basis(Similarity):
         gram = gram + self._penalty(a) * torch.eye(len(gram), dtype=a.dtype, device=a.device)
         try:
             inverse: Tensor = torch.linalg.solve(gram, a if wide else a.mT)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise ValueError(self._too_dependent()) from error
         return inverse.mT if wide else inverse
 

@@ -1,8 +1,8 @@
 """What every module of this package promises, as checks to run on any module of the kind.
 
 Each check takes ``make``, which builds a fitted module anew with the same state every time, and
-``x``, a float64 batch ``(N, D)`` that it accepts, and raises AssertionError if it is broken: with the
-name of the check, its promise, and what was found, or what was raised on the way.
+``x``, a float64 batch ``(N, D)`` that it accepts. If it is broken the entry of `CONTRACT` raises
+AssertionError: with its name, the promise, and what was found, or raised on the way.
 """
 
 from __future__ import annotations

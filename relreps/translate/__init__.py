@@ -5,7 +5,7 @@ them moves everything else, stored vectors included, without the encoder. The wh
 pre-processing included, is in its state, and its output lies in the *original* target space.
 """
 
-from relreps.translate.base import Side, Translator
+from relreps.translate.base import MatrixTranslator, Problem, Solution, Translator
 from relreps.translate.functional import FunctionalMapTranslator, functional_map
 from relreps.translate.generalized import GeneralizedProcrustes
 from relreps.translate.neighbors import (
@@ -26,7 +26,7 @@ from relreps.translate.report import (
     translation_report,
 )
 from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
-from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+from relreps.translate.streaming import MomentTranslator
 from relreps.translate.transport import TransportTranslator
 from relreps.translate.whitened import CCATranslator, WhitenedTranslator
 
@@ -38,17 +38,17 @@ __all__ = [
     "InverseRelativeTranslator",
     "LOrthoTranslator",
     "LinearTranslator",
+    "MatrixTranslator",
     "MomentTranslator",
-    "PairMoments",
     "PermutationTranslator",
+    "Problem",
     "ProcrustesRidgeTranslator",
     "ProcrustesTranslator",
     "RCSLSTranslator",
     "ReducedRankTranslator",
     "RefinedProcrustesTranslator",
-    "Rows",
     "ScaleInvarianceReport",
-    "Side",
+    "Solution",
     "TranslationReport",
     "Translator",
     "TransportTranslator",

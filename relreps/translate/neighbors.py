@@ -10,7 +10,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
 from relreps.correspondence import ParallelAnchors
-from relreps.translate.base import Preprocessing, Translator
+from relreps.translate.base import MatrixTranslator, Preprocessing, Problem, Solution
 from relreps.translate.procrustes import Scale, procrustes
 from relreps.translate.seeded import SeededTranslator, Seeds
 
@@ -222,7 +222,7 @@ class RefinedProcrustesTranslator(SeededTranslator):
         return [f"k={self.k}", f"rounds={self.rounds}", *super()._options()]
 
 
-class RCSLSTranslator(Translator):
+class RCSLSTranslator(MatrixTranslator):
     r"""A linear map trained for retrieval with `csls`.
 
     Starts at the Procrustes map and descends `rcsls_loss`; singular values stay at most 1, the
@@ -279,7 +279,6 @@ class RCSLSTranslator(Translator):
         self.k, self.steps, self.rate = k, steps, rate
         self.register_buffer("loss", torch.zeros(()))
 
-    @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, weights: None = None) -> Self:  # type: ignore[override]
         """Fit on paired rows ``x (N, D_x)`` and ``y (N, D_y)``; on an error nothing changes.
 
@@ -290,11 +289,15 @@ class RCSLSTranslator(Translator):
         """
         if weights is not None:
             raise ValueError("RCSLSTranslator takes no `weights`; repeat pairs that count more.")
-        self._checked(x, y, None)
+        self._check_pairs(x, y)
         checks.check_k(self.k, len(x))
-        left, right, sides = self._prepared(x, y)
-        self._refuse_unrelated(left.mT @ right, left.square().sum(), right.square().sum())
-        left, right = unit_rows(left), unit_rows(right)
+        return super().fit(x, y)
+
+    def solution(self, problem: Problem) -> Solution:
+        """Descent from the Procrustes map, in steps that are halved where the loss rises."""
+        if problem.rows is None:
+            raise ValueError("RCSLSTranslator needs the rows: call `fit`.")
+        left, right = map(unit_rows, problem.rows())
         matrix, rate = procrustes(left, right), self.rate
         loss, gradient = self._descent(left, right, matrix)
         for _ in range(self.steps):
@@ -304,9 +307,7 @@ class RCSLSTranslator(Translator):
                 matrix, loss, gradient = tried, new_loss, new_gradient
             else:
                 rate /= 2
-        self._write(sides, matrix=matrix)
-        self.loss.copy_(loss)
-        return self
+        return Solution(matrix, buffers={"loss": loss})
 
     def _descent(self, left: Tensor, right: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
@@ -315,9 +316,6 @@ class RCSLSTranslator(Translator):
             loss = rcsls_loss(left @ matrix, right, self.k)
             (gradient,) = torch.autograd.grad(loss, matrix)
         return loss.detach(), gradient
-
-    def _options(self) -> list[str]:
-        return [f"k={self.k}", f"steps={self.steps}", f"rate={self.rate}", *super()._options()]
 
 
 def _into_ball(matrix: Tensor) -> Tensor:
