@@ -162,15 +162,18 @@ def test_an_interrupt_changes_nothing(call, monkeypatch):
     assert_unchanged(module, before)
 
 
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("pre", [None, Center, StandardScale, lambda d: Whiten(d, 0.2)])
-def test_what_is_loaded_is_what_was_set(similarity, pre):
+def test_what_is_loaded_is_what_was_set(pre, dtype):
     """To the last bit: statistics enter as the state holds them."""
-    x = torch.randn(4, D)
-    projection = RelativeProjection(D, A, similarity, pre=pre and pre(D)).set_anchors(anchors())
-    loaded = RelativeProjection(D, A, similarity, pre=pre and pre(D))
-    loaded.load_state_dict(projection.state_dict())
-    assert torch.equal(loaded(x), projection(x))
+    for similarity in SIMILARITIES:
+        projection, loaded = (
+            RelativeProjection(D, A, similarity, pre=pre and pre(D)).to(dtype) for _ in range(2)
+        )
+        projection.set_anchors(anchors() + 3)
+        loaded.load_state_dict(projection.state_dict())
+        x = torch.randn(4, D, dtype=dtype)
+        assert torch.equal(loaded(x), projection(x))
 
 
 def test_set_anchors_copies_no_module(monkeypatch):
@@ -209,9 +212,12 @@ def test_anchors_set_in_inference_mode_serve_in_training():
         module.set_anchors(anchors(3))(x).sum().backward()
 
 
-def test_a_copy_made_in_inference_mode_can_be_moved():
+def test_a_copy_made_in_inference_mode_can_be_moved_and_loaded():
     projection = RelativeProjection(D, A).set_anchors(anchors())
     with torch.inference_mode():
-        other = copy.deepcopy(projection)
+        moved, loaded = copy.deepcopy(projection), copy.deepcopy(projection)
     x = torch.randn(4, D)
-    torch.testing.assert_close(other.double()(x.double()), projection(x).double())
+    torch.testing.assert_close(moved.double()(x.double()), projection(x).double())
+    state = RelativeProjection(D, A).set_anchors(anchors(2)).state_dict()
+    loaded.load_state_dict(state, assign=True)
+    assert torch.equal(loaded(x), projection.set_anchors(anchors(2))(x))
