@@ -49,6 +49,7 @@ class RunningRelativeProjection(RelativeProjection):
         self, in_features: int, num_anchors: int, momentum: float = 0.3, eps: float = 1e-5
     ) -> None:
         super().__init__(in_features, num_anchors)
+        self.momentum, self.eps = momentum, eps
         self.norm = nn.BatchNorm1d(in_features, eps=eps, momentum=momentum, affine=False)
 
     @classmethod

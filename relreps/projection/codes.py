@@ -91,6 +91,7 @@ class StratifiedMean(nn.Module):
         Released code of arXiv:2209.15430 (stratified average).
     """
 
+    labels: Tensor
     weights: Tensor
 
     def __init__(self, labels: Tensor, groups: int = 1, num_classes: int | None = None) -> None:
@@ -107,6 +108,8 @@ class StratifiedMean(nn.Module):
                 f"`labels` must be in 0..{classes - 1}, got {int(labels.min())} to "
                 f"{int(labels.max())}."
             )
+        self.groups, self.num_classes = groups, classes
+        self.register_buffer("labels", labels, persistent=False)
         one_hot = nn.functional.one_hot(labels.long(), classes)
         earlier = (one_hot.cumsum(0) - one_hot).gather(1, labels.long()[:, None]).squeeze(1)
         columns = nn.functional.one_hot((earlier % groups) * classes + labels, groups * classes)
@@ -166,7 +169,9 @@ class AnchorAttention(nn.Module):
         checks.check_size("num_anchors", num_anchors)
         checks.check_size("out_features", out_features)
         checks.check_positive("temperature", temperature)
+        self.num_anchors = num_anchors
         self.temperature = temperature
+        self.trainable = trainable
         if trainable:
             self.values = nn.Parameter(torch.randn(num_anchors, out_features) / num_anchors**0.5)
         else:
@@ -192,6 +197,5 @@ class AnchorAttention(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes in and out."""
-        a, h = self.values.shape
-        trainable = isinstance(self.values, nn.Parameter)
-        return f"{a}, {h}, temperature={self.temperature}, trainable={trainable}"
+        options = f"temperature={self.temperature}, trainable={self.trainable}"
+        return f"{self.num_anchors}, {self.out_features}, {options}"

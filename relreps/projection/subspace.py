@@ -71,6 +71,7 @@ class SubspaceProjection(Projection):
         )
         self.in_features = in_features
         self.num_anchors = num_anchors
+        self.num_heads = num_heads
         self.similarity = similarity
         self.combine = combiner(aggregation, get_args(Aggregation), [num_anchors] * num_heads)
         # Past the registration of children: modules are held as `similarity` and `combine`.
@@ -91,7 +92,7 @@ class SubspaceProjection(Projection):
         """
         whole = (inner, "sum"), (inner, "mean"), (l1, "sum"), (l1, "mean"), (linf, "max")
         similarity = self._similarity
-        if len(self.heads) == 1 or (similarity, self.aggregation) in whole:
+        if self.num_heads == 1 or (similarity, self.aggregation) in whole:
             return similarity.invariances(self.in_features, self.num_anchors)
         mixing = dict.fromkeys(("rotation", "permutation", "linear", "affine"), BROKEN)
         head = self.heads[0]
@@ -130,7 +131,8 @@ class SubspaceProjection(Projection):
 
     def extra_repr(self) -> str:
         """Constructor call, heads aside."""
-        return f"{self.in_features}, {self.num_anchors}, aggregation={self.aggregation!r}"
+        sizes = f"{self.in_features}, {self.num_anchors}, {self.num_heads}"
+        return f"{sizes}, similarity={self.similarity!r}, aggregation={self.aggregation!r}"
 
     def _blocks(self, x: Tensor) -> Tensor:
-        return rearrange(x, "... (h d) -> h ... d", h=len(self.heads))
+        return rearrange(x, "... (h d) -> h ... d", h=self.num_heads)

@@ -71,6 +71,20 @@ def _graph(reference: Tensor, anchors: Tensor, k: int) -> Any:
     return csr_array((lengths.cpu().numpy(), ij), shape=(m + a, m + a))
 
 
+def attached_paths(x: Tensor, reference: Tensor, paths: Tensor, k: int) -> Tensor:
+    """The shortest way ``(N, A)`` from each row over one of its k nearest reference rows.
+
+    Which ones these are is a choice without gradient; how far they lie has one.
+    """
+    with torch.no_grad():
+        near, _ = _nearest(x, reference, k)
+    lengths = safe_norm(x[:, None, :] - reference[near])
+    code = lengths[:, :1] + paths.mT[near[:, 0]]
+    for i in range(1, k):  # one neighbour at a time: all of them would be (N, k, A)
+        code = torch.minimum(code, lengths[:, i : i + 1] + paths.mT[near[:, i]])
+    return code
+
+
 class GraphGeodesic(nn.Module, Similarity):
     r"""Shortest path from each row to each anchor in a neighbour graph of reference rows.
 
@@ -133,20 +147,35 @@ class GraphGeodesic(nn.Module, Similarity):
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """Attach rows ``(..., D)`` to the graph."""
         wide = at_least_float32(x)
-        reference = self.reference.to(wide.dtype)
-        paths = prepared[0].to(wide.dtype)
         flat = wide.reshape(-1, wide.shape[-1])
-        with torch.no_grad():
-            near, _ = _nearest(flat, reference, self.k)
-        lengths = safe_norm(flat[:, None, :] - reference[near])
-        code = lengths[:, :1] + paths.mT[near[:, 0]]
-        for i in range(1, self.k):
-            code = torch.minimum(code, lengths[:, i : i + 1] + paths.mT[near[:, i]])
+        reference, paths = self.reference.to(wide.dtype), prepared[0].to(wide.dtype)
+        code = attached_paths(flat, reference, paths, self.k)
         return code.reshape(*x.shape[:-1], paths.shape[0]).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Sizes of the graph."""
         return f"reference={tuple(self.reference.shape)}, k={self.k}"
+
+
+Metric = Literal["euclidean", "spherical", "fisher"]
+
+
+def segment_lengths(
+    decoder: nn.Module, x: Tensor, anchors: Tensor, steps: int, metric: Metric = "euclidean"
+) -> Tensor:
+    """Lengths ``(N, A)`` of the decoded straight segments; see `RelativeGeodesic`."""
+    t = torch.linspace(0, 1, steps + 1, dtype=x.dtype, device=x.device)[:, None]
+    points = x[:, None, None] + t * (anchors[:, None] - x[:, None, None])  # (N, A, T + 1, D)
+    out: Tensor = decoder(points.reshape(-1, x.shape[-1])).flatten(1)
+    out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
+    if metric == "euclidean":
+        return safe_norm(out.diff(dim=-2)).sum(-1)
+    # Root probabilities lie on the sphere, where the Fisher distance is twice the angle.
+    points = unit_rows(out) if metric == "spherical" else (out.log_softmax(-1) / 2).exp()
+    a, b = points[..., 1:, :], points[..., :-1, :]
+    # Unlike arccos of the product, exact for small angles and finite in its gradient.
+    angle = 2 * torch.atan2(safe_norm(a - b), safe_norm(a + b))
+    return angle.sum(-1) * (2 if metric == "fisher" else 1)
 
 
 class RelativeGeodesic(nn.Module, Similarity):
@@ -181,7 +210,6 @@ class RelativeGeodesic(nn.Module, Similarity):
         Relative geodesic representations, arXiv:2506.01599.
     """
 
-    Metric = Literal["euclidean", "spherical", "fisher"]
     self_contained = False
     prepared_names = ("rows",)
 
@@ -195,12 +223,12 @@ class RelativeGeodesic(nn.Module, Similarity):
     ) -> None:
         super().__init__()
         checks.check_size("steps", steps)
-        checks.check_choice("metric", metric, get_args(self.Metric))
+        checks.check_choice("metric", metric, get_args(Metric))
         if chunk_size is not None:
             checks.check_size("chunk_size", chunk_size)
         self.decoder = decoder
         self.steps = steps
-        self.metric = metric
+        self.metric: Metric = metric
         self.chunk_size = chunk_size
 
     def forward(self, x: Tensor, anchors: Tensor) -> Tensor:
@@ -215,25 +243,17 @@ class RelativeGeodesic(nn.Module, Similarity):
         """Lengths for rows ``(..., D)``."""
         flat = x.reshape(-1, x.shape[-1])
         blocks = (flat,) if self.chunk_size is None else flat.split(self.chunk_size)
-        code = torch.cat([self._lengths(block, prepared[0]) for block in blocks])
-        return code.reshape(*x.shape[:-1], prepared[0].shape[0]).to(x.dtype)
+        anchors = prepared[0]
+        lengths = [
+            segment_lengths(self.decoder, block, anchors, self.steps, self.metric)
+            for block in blocks
+        ]
+        code = torch.cat(lengths)
+        return code.reshape(*x.shape[:-1], anchors.shape[0]).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call, decoder aside."""
         return f"steps={self.steps}, metric={self.metric!r}, chunk_size={self.chunk_size}"
-
-    def _lengths(self, x: Tensor, anchors: Tensor) -> Tensor:
-        t = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)[:, None]
-        points = x[:, None, None] + t * (anchors[:, None] - x[:, None, None])  # (N, A, T + 1, D)
-        out: Tensor = self.decoder(points.reshape(-1, x.shape[-1])).flatten(1)
-        out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
-        if self.metric == "euclidean":
-            return safe_norm(out.diff(dim=-2)).sum(-1)
-        # Root probabilities lie on the sphere, where the Fisher distance is twice the angle.
-        points = unit_rows(out) if self.metric == "spherical" else (out.log_softmax(-1) / 2).exp()
-        a, b = points[..., 1:, :], points[..., :-1, :]
-        angle = 2 * torch.atan2(safe_norm(a - b), safe_norm(a + b))
-        return angle.sum(-1) * (2 if self.metric == "fisher" else 1)
 
 
 def _nearest(x: Tensor, reference: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -158,9 +158,9 @@ def test_no_inverse(similarity, anchors, message):
 
 
 def test_no_inverse_through_a_post_or_a_unit_norm():
-    behind = relreps.RelativeProjection(6, 6, "inner", post=torch.nn.ReLU()).double()
+    after = relreps.RelativeProjection(6, 6, "inner", post=torch.nn.ReLU()).double()
     with pytest.raises(ValueError, match="`post` has no inverse"):
-        behind.set_anchors(rows(6)).inverse(rows(2))
+        after.set_anchors(rows(6)).inverse(rows(2))
     unit = relreps.RelativeProjection(6, 6, "inner", pre=relreps.UnitNorm()).double()
     with pytest.raises(ValueError, match=r"UnitNorm\(\) has no inverse"):
         unit.set_anchors(rows(6)).inverse(rows(2))
