@@ -142,8 +142,8 @@ class Basis(Similarity):
     With :math:`A \ge D` anchors that span the space it is invariant to every linear map; with fewer
     only to rotations and a global scale. As many anchors as dimensions is the worst case: the
     condition number of the anchors then multiplies the rounding. A ridge :math:`\lambda` adds
-    :math:`\lambda\,\tfrac1A \sum_j \lVert a_j\rVert^2\,\lVert w\rVert^2`. O(A D min(A, D)) once for
-    the anchors, in float64, then O(NAD).
+    :math:`\lambda\,\tfrac1A \sum_j \lVert a_j\rVert^2\,\lVert w\rVert^2`; ``basis`` is the object
+    without options. O(A D min(A, D)) once for the anchors, in float64, then O(NAD).
 
     Args:
         rcond: Singular values below this share of the largest count as zero; by default
