@@ -292,10 +292,10 @@ class CKA(nn.Module):
         by_x = power_of_two(self.first_x.mean[-1]) / unit_x
         by_y = power_of_two(self.first_y.mean[-1]) / unit_y
         if not self.debiased:
-            return self.moments.state().mapped(0, None, by_x).mapped(1, None, by_y)
+            return self.moments.state().mapped((None, by_x), (None, by_y))
         to_x, plus_x = change(by_x, (first_x - self.first_x.mean)[:-1] / unit_x)
         to_y, plus_y = change(by_y, (first_y - self.first_y.mean)[:-1] / unit_y)
-        moved = self.moments.state().mapped(0, None, to_x).mapped(1, None, to_y)
+        moved = self.moments.state().mapped((None, to_x), (None, to_y))
         mean_x, mean_y = moved.means
         return replace(moved, means=(mean_x + plus_x, mean_y + plus_y))
 

@@ -139,8 +139,9 @@ class AffineNormalizer(FittedModule, Normalizer):
         self.in_features = in_features
         self._seen: RowMoments | None = None
         self._missing = "Call `fit(anchors)` first."
-        self._names = tuple(self.shapes())
-        for name, shape in self.shapes().items():
+        shapes = self.shapes()
+        self._names = tuple(shapes)
+        for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
     # What a subclass gives.

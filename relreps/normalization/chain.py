@@ -127,7 +127,7 @@ class NormalizerChain(Normalizer):
         for normalizer in list(self)[self.unit_rows :]:
             normalizer.refuse(moments, name)
             own = normalizer.affine(moments)
-            moments = moments.mapped(0, own.shift, own.factor)
+            moments = moments.mapped((own.shift, own.factor))
 
     def affine(self, moments: RowMoments) -> Affine:
         """All of them as one map, each fitted on the moments that the ones before it leave.
@@ -139,7 +139,7 @@ class NormalizerChain(Normalizer):
             if normalizer.unit_rows:
                 raise ValueError(f"{self} is not affine: only its first part may be `UnitNorm`.")
             own = normalizer.affine(moments)
-            moments = moments.mapped(0, own.shift, own.factor)
+            moments = moments.mapped((own.shift, own.factor))
             whole = Affine(
                 own.shift if whole.shift is None else whole.shift,
                 _composed(whole.factor, own.factor),

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
-from relreps._core.rounding import rank_tolerance, safe_reciprocal
+from relreps._core.rounding import is_constant, rank_tolerance, rounding_of, safe_reciprocal
 from relreps._core.state import FittedModule, options
 from relreps.moments import RowMoments, elementwise, finite_moments, outer, row_moments
-from relreps.moments.value import BOTH, Product, coarser, times
+from relreps.moments.value import BOTH, Product, times
 from relreps.normalization import Affine, Center, Normalizer, StandardScale, UnitNorm
 
 Preprocessing = Literal["center", "standard", "unit"] | Normalizer
@@ -252,16 +252,12 @@ class MatrixTranslator(Translator):
         checks.check_rows("y", y, self.out_features, minimum)
         checks.check_paired(x, y)
 
-    def _products(self) -> tuple[Product, Product, Product]:
-        """How xx, xy and yy are multiplied, for the matrix and for the pre-processing."""
-        if self._pre[1] is not None and self._pre[1].product is outer:
-            return outer, outer, outer
-        return self.products[0], outer, self.products[1]
-
     def _moments(self, x: Tensor, y: Tensor, weights: Tensor | None) -> RowMoments:
         """Moments of both sides; where rows count as unit rows, of these, and of their lengths."""
         normalizer = self._pre[1]
-        take = partial(row_moments, pairs=BOTH, product=self._products(), exact=True)
+        whole = normalizer is not None and normalizer.product is outer
+        product = (outer,) * 3 if whole else (self.products[0], outer, self.products[1])
+        take = partial(row_moments, pairs=BOTH, product=product, exact=True)
         if normalizer is None or not normalizer.unit_rows:
             return finite_moments(partial(take, weights=weights), x, y)
 
@@ -275,8 +271,8 @@ class MatrixTranslator(Translator):
                 parts.append(take(*map(unit_rows, wide), *lengths, weights=w))
             return reduce(add, parts)
 
-        dtype = coarser(x.dtype, y.dtype) if len(x) else torch.float64
-        return replace(finite_moments(take_unit, x, y), dtype=dtype)
+        eps = rounding_of(x.dtype, y.dtype) if len(x) else rounding_of(torch.float64)
+        return replace(finite_moments(take_unit, x, y), eps=eps)
 
     def _solve(
         self,
@@ -288,27 +284,21 @@ class MatrixTranslator(Translator):
         """Pre-process, find the matrix, and write it; ``options`` are for `solution`."""
         lengths = tuple(m[0] for m in moments.means[2:]) or (torch.ones_like(moments.total),) * 2
         moments = replace(moments, means=moments.means[:2])
-        source, target = Affine(), Affine()
-        normalizer = self._pre[1]
-        if normalizer is not None and normalizer.centers:
-            source, target = (self._affine(moments, side) for side in (0, 1))
-        for side, affine in enumerate((source, target)):
-            moments = moments.mapped(side, affine.shift, affine.factor)
-        if source.shift is None:
+        source = target = Affine()
+        if self._pre[1] is None or not self._pre[1].centers:
             moments = moments.about_zero()
         self._check_related(moments)
+        given, normalizer = self._pre
+        if normalizer is not None:
+            sides = moments.of(0), moments.of(1)
+            if given is normalizer:  # those that have a name refuse nothing that varies
+                normalizer.refuse(sides[0], "x")
+                normalizer.refuse(sides[1], "y")
+            source, target = map(normalizer.affine, sides)
+            moments = moments.mapped(source[:2], target[:2])
         rows = None if pairs is None else partial(self._preprocessed, *pairs, source, target)
-        solution = self.solution(Problem(moments, source, target, rows, weights), **options)
-        return self._write(solution, source, target, lengths)
-
-    def _affine(self, moments: RowMoments, side: int) -> Affine:
-        """Pre-processing that follows from the moments of a side."""
-        own = moments.of(side)
-        normalizer: Normalizer = self._pre[1]  # type: ignore[assignment]
-        if not bool(own.varies()):  # one row over and over, of which only rounding is left
-            return Affine(own.means[0], torch.zeros_like(own.total))
-        normalizer.refuse(own, "xy"[side])
-        return normalizer.affine(own)
+        problem = Problem(moments, source, target, rows, weights)
+        return self._write(self.solution(problem, **options), source, target, lengths)
 
     def _preprocessed(
         self, x: Tensor, y: Tensor, source: Affine, target: Affine
@@ -323,11 +313,14 @@ class MatrixTranslator(Translator):
         return rows[0], rows[1]
 
     def _check_related(self, moments: RowMoments) -> None:
-        """Refuse pairs that determine no direction at all."""
-        squares = moments.diagonal(0).sum() * moments.diagonal(1).sum()
-        # Everything here is a sum in float64, whose rounding decides, not that of the rows.
-        eps = torch.finfo(torch.float64).eps
-        if moments.xy.norm() <= max(moments.xy.shape) * eps * squares.sqrt():
+        """Refuse pairs that determine no direction: of one row over and over, or unrelated ones."""
+        xx, xy, yy = moments.scatters
+        squares = torch.stack([(s if s.dim() == 1 else s.diagonal()).sum() for s in (xx, yy)])
+        means = torch.stack([mean.square().sum() for mean in moments.means])
+        constant = is_constant(squares, squares + moments.total * means, moments.eps)
+        # What is left of the products is a sum in float64: its rounding decides, not that of rows.
+        rounding = max(xy.shape) * torch.finfo(torch.float64).eps * squares.prod().sqrt()
+        if bool(constant.any()) or bool(xy.norm() <= rounding):
             raise ValueError(
                 f"{type(self).__name__} cannot be fitted: `x` and `y` must vary together, but the "
                 "pairs determine no direction (rank 0). Give at least two pairs with different "
@@ -375,7 +368,7 @@ def _between(left: Tensor | None, matrix: Tensor, right: Tensor | None) -> Tenso
     """A matrix with what stands on either side of it folded in."""
     if left is not None:
         matrix = left @ matrix if left.dim() == 2 else left[..., None] * matrix
-    return times(matrix, right)
+    return matrix if right is None else times(matrix, right)
 
 
 def _pseudo_inverse(matrix: Tensor) -> tuple[Tensor, int]:

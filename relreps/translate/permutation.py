@@ -34,8 +34,8 @@ class PermutationTranslator(MomentTranslator):
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
 
     Attributes:
-        matrix: The (signed) permutation, ``(D_x, D_y)``; with ``"standard"`` each entry is the ratio
-            of the units of its two features.
+        matrix: The (signed) permutation, ``(D_x, D_y)``; with ``"standard"`` each entry is the
+            ratio of the units of its two features.
 
     Raises:
         RuntimeError: Used before `fit`.

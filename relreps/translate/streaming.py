@@ -142,9 +142,10 @@ class MomentTranslator(MatrixTranslator):
                 "`partial_fit`, or bring the rows to length one and take `pre=None`."
             )
         state = moments.state()
+        products = self.products[0], outer, self.products[1]
         scatters = (
             whole if times is outer else whole.diagonal()
-            for whole, times in zip(state.scatters, self._products(), strict=True)
+            for whole, times in zip(state.scatters, products, strict=True)
         )
         return replace(state, scatters=tuple(scatters))
 
