@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _HOMES: dict[str, str] = {
-    "relreps.anchors": "AbstractSampler AnchorReport BestAlignedAnchors ClusterAnchors "
-    "cluster_labels coverage_loss diversity_loss leverage_scores pivoted_anchors",
+    "relreps.anchors": "AnchorReport BestAlignedAnchors ClusterAnchors Sampler cluster_labels "
+    "coverage_loss diversity_loss leverage_scores pivoted_anchors",
     "relreps.correspondence": "ParallelAnchors UnsupervisedAnchors "
     "discover_parallel_anchors_unsupervised",
     "relreps.metrics": "LayerComparison CKA MinibatchCKA MutualKNN RetrievalScores cknna "

@@ -35,7 +35,7 @@ def _centres(rows: Tensor, clusters: int, generator: torch.Generator | None) -> 
     tries = []
     for _ in range(_STARTS):
         first = lloyd.plus_plus(rows, clusters, generator)
-        centres = unit_rows(lloyd.lloyd(rows, first, _ITERATIONS, 0.0)[0])
+        centres = unit_rows(lloyd.iterated(rows, first, _ITERATIONS, 0.0)[0])
         tries.append((float((rows @ centres.mT).amax(1).mean()), centres))
     return max(tries, key=lambda t: t[0])[1]
 

@@ -9,6 +9,7 @@ import torch
 
 import relreps
 from relreps import ConvexAnchors, EMAAnchors, FarthestAnchors, prototypes
+from relreps._core import blocks
 from relreps.anchors import cluster_labels, coverage_loss, diversity_loss
 
 N, D, A = 60, 5, 8
@@ -48,7 +49,7 @@ def test_prototypes_of_many_equal_rows_are_that_row(dtype):
 
 
 def test_prototypes_are_differentiable_in_blocks(monkeypatch):
-    monkeypatch.setattr("relreps.anchors.made._STEP", 4)
+    monkeypatch.setattr(blocks, "rows_at_once", lambda *_: 4)
     x, labels = samples(9), torch.arange(9) % 3
     assert torch.autograd.gradcheck(lambda rows: prototypes(rows, labels), x.requires_grad_())
 
@@ -102,13 +103,13 @@ def test_mixtures_are_parallel_in_every_affine_copy_of_the_space():
 
 @pytest.mark.parametrize("temperature", [0.01, 0.2, 5.0])
 def test_mixtures_start_near_different_samples(temperature):
-    weights = ConvexAnchors(N, A, temperature).weights
+    weights = ConvexAnchors(N, A, temperature=temperature).weights
     values, owners = weights.max(1)
     close(values, torch.full((A,), 0.9))
     assert owners.unique().numel() == A
     x = torch.randn(N, D)
     picks = FarthestAnchors(A)(x)
-    module = ConvexAnchors(N, A, temperature).start_at(picks)
+    module = ConvexAnchors(N, A, temperature=temperature).start_at(picks)
     close(module(x), 0.9 * x[picks] + 0.1 / (N - 1) * (x.sum(0) - x[picks]))
 
 
@@ -177,7 +178,7 @@ def test_mixtures_are_parallel_anchors_of_a_projection():
     [
         (lambda: ConvexAnchors(3, 4), ValueError, "at most `num_samples`, got 4 anchors and 3"),
         (lambda: ConvexAnchors(3, 0), ValueError, "`num_anchors` must be at least 1, got 0"),
-        (lambda: ConvexAnchors(3, 2, 0.0), ValueError, "`temperature` must be positive .* got 0.0"),
+        (lambda: ConvexAnchors(3, 2, temperature=0.0), ValueError, "`temperature` must be positive .* got 0.0"),
         (lambda: ConvexAnchors(3, 2)(torch.ones(4, 5)), ValueError, r"shape \(\.\.\., 3, features"),
         (lambda: ConvexAnchors(3, 2)(torch.ones(3)), ValueError, r"got \(3,\)"),
         (lambda: ConvexAnchors(3, 2)([1.0]), TypeError, r"`samples` must be a torch\.Tensor"),
@@ -279,19 +280,19 @@ def test_bad_losses(build, message):
 
 def test_ema_copies_first_and_then_averages():
     rounds = torch.randn(4, A, D)
-    ema = EMAAnchors(A, D, decay=0.9)
+    ema = EMAAnchors(D, A, decay=0.9)
     for anchors in rounds:
         ema.update(anchors.requires_grad_())
     weights = torch.tensor([0.9**3, 0.1 * 0.9**2, 0.1 * 0.9, 0.1])
     torch.testing.assert_close(ema.anchors, torch.einsum("t,tad->ad", weights, rounds.detach()))
     assert not ema.anchors.requires_grad
-    assert repr(ema) == "EMAAnchors(8, 5, decay=0.9)"
+    assert repr(ema) == "EMAAnchors(5, 8, decay=0.9)"
 
 
 @pytest.mark.parametrize(("decay", "kept"), [(0.0, -1), (1.0, 0)])
 def test_ema_at_the_ends_is_the_last_or_the_first(decay, kept):
     rounds = torch.randn(3, A, D)
-    ema = EMAAnchors(A, D, decay)
+    ema = EMAAnchors(D, A, decay)
     for anchors in rounds:
         ema.update(anchors)
     assert torch.equal(ema.anchors, rounds[kept])
@@ -300,9 +301,9 @@ def test_ema_at_the_ends_is_the_last_or_the_first(decay, kept):
 def test_ema_goes_on_from_a_checkpoint_with_its_schedule():
     """The mean of all so far, as a schedule: it has to know how many there were."""
     rounds = torch.randn(5, A, D)
-    ema = EMAAnchors(A, D, decay=lambda updates: updates / (updates + 1))
+    ema = EMAAnchors(D, A, decay=lambda updates: updates / (updates + 1))
     for anchors in rounds:
-        resumed = EMAAnchors(A, D, decay=ema.decay)
+        resumed = EMAAnchors(D, A, decay=ema.decay)
         resumed.load_state_dict(ema.state_dict())
         ema = resumed.update(anchors)
     torch.testing.assert_close(ema.anchors, rounds.mean(0))
@@ -311,30 +312,30 @@ def test_ema_goes_on_from_a_checkpoint_with_its_schedule():
 @pytest.mark.parametrize("decay", [-0.1, 1.1])
 def test_bad_decay(decay):
     with pytest.raises(ValueError, match=rf"`decay` must be in \[0, 1\], got {decay}"):
-        EMAAnchors(A, D, decay)
+        EMAAnchors(D, A, decay)
 
 
 @pytest.mark.parametrize(
     ("anchors", "error", "message"),
     [
-        (torch.randn(A, D + 1), ValueError, r"`anchors` must have shape \(8, 5\), got \(8, 6\)"),
+        (torch.randn(A, D + 1), ValueError, r"`anchors` must have shape \(8, 5\).*, got \(8, 6\).*\(in_features, num_anchors\)"),
         (torch.ones(A, D).long(), TypeError, "`anchors` must be a floating-point tensor"),
     ],
 )
 def test_bad_ema_update(anchors, error, message):
     with pytest.raises(error, match=message):
-        EMAAnchors(A, D, 0.9).update(anchors)
+        EMAAnchors(D, A, 0.9).update(anchors)
 
 
 def test_ema_refuses_what_would_stay_for_good():
-    ema = EMAAnchors(A, D, 0.9).update(torch.ones(A, D))
+    ema = EMAAnchors(D, A, 0.9).update(torch.ones(A, D))
     with pytest.raises(ValueError, match="`anchors` must be finite, got NaN or infinity in 8 of 8"):
         ema.update(torch.full((A, D), torch.nan))
     assert ema.updates == 1
-    wild = EMAAnchors(A, D, decay=lambda updates: updates + 1.5)
+    wild = EMAAnchors(D, A, decay=lambda updates: updates + 1.5)
     with pytest.raises(ValueError, match=r"`decay` must be in \[0, 1\], got 1.5"):
         wild.update(torch.ones(A, D))
-    assert repr(wild) == "EMAAnchors(8, 5, decay=<lambda>)"
+    assert repr(wild) == "EMAAnchors(5, 8, decay=<lambda>)"
 
 
 @pytest.mark.parametrize(
@@ -342,18 +343,18 @@ def test_ema_refuses_what_would_stay_for_good():
 )
 def test_decay_of_the_wrong_type(decay):
     with pytest.raises(TypeError, match=r"`decay` must be a number in \[0, 1\], .* got"):
-        EMAAnchors(A, D, decay)
+        EMAAnchors(D, A, decay)
     with pytest.raises(TypeError, match=r"`decay` must be a number in \[0, 1\], .* got"):
-        EMAAnchors(A, D, lambda updates: decay).update(torch.ones(A, D))
+        EMAAnchors(D, A, lambda updates: decay).update(torch.ones(A, D))
 
 
 def test_a_schedule_cannot_write_to_the_step_count():
-    ema = EMAAnchors(A, D, decay=lambda updates: updates.add_(5) * 0)
+    ema = EMAAnchors(D, A, decay=lambda updates: updates.add_(5) * 0)
     assert ema.update(torch.ones(A, D)).updates == 1
 
 
 def test_ema_in_a_half_type_refuses_what_it_cannot_hold():
-    ema = EMAAnchors(A, D, 0.9).half()
+    ema = EMAAnchors(D, A, 0.9).half()
     with pytest.raises(ValueError, match=r"`anchors` must fit in torch\.float16, .* up to 1e\+05"):
         ema.update(torch.full((A, D), 1e5))
     assert ema.updates == 0
@@ -362,7 +363,7 @@ def test_ema_in_a_half_type_refuses_what_it_cannot_hold():
 def test_ema_writes_its_buffers_in_place_and_the_same_each_time():
     """What holds a buffer sees the update; equal in, equal out."""
     rounds = torch.randn(3, A, D)
-    one, other = EMAAnchors(A, D, 0.9), EMAAnchors(A, D, 0.9)
+    one, other = EMAAnchors(D, A, 0.9), EMAAnchors(D, A, 0.9)
     held = one.anchors
     for anchors in rounds:
         one.update(anchors)
@@ -378,7 +379,7 @@ def agree(rank, path):
         "gloo", init_method=f"file://{path}", rank=rank, world_size=2
     )
     torch.manual_seed(0)
-    ema = EMAAnchors(A, D, 0.9)
+    ema = EMAAnchors(D, A, 0.9)
     for encodings in torch.randn(3, A, D):
         ema.update(encodings)
     same_everywhere(ema.anchors)
@@ -386,7 +387,7 @@ def agree(rank, path):
         torch.nn.Linear(3, D),
         relreps.RelativeProjection(D, A),
         torch.randn(A, 3),
-        ema=EMAAnchors(A, D, 0.9),
+        ema=EMAAnchors(D, A, 0.9),
     )
     parallel = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)

@@ -7,6 +7,7 @@ import scipy.linalg
 import torch
 
 from relreps import anchor_report, prune_anchors
+from relreps._core import blocks
 from relreps.anchors import leverage_scores, pivoted_anchors
 
 A, D = 12, 5
@@ -219,12 +220,12 @@ def test_in_blocks_it_is_the_same(monkeypatch):
     x, rows = anchors(), anchors(30)
     x[7] = x[2]
     whole = anchor_report(x, rows)
-    monkeypatch.setattr("relreps.anchors.report._BLOCK", 3 * A)
-    blocks = anchor_report(x, rows)
-    assert blocks.warnings == whole.warnings
-    assert blocks.duplicates == whole.duplicates == 1
-    close(torch.tensor(blocks[2]), torch.tensor(whole[2]))
-    close(torch.tensor(blocks[6]), torch.tensor(whole[6]), rtol=0, atol=1e-12)
+    monkeypatch.setattr(blocks, "rows_of_table", lambda *_: 3)
+    parts = anchor_report(x, rows)
+    assert parts.warnings == whole.warnings
+    assert parts.duplicates == whole.duplicates == 1
+    close(torch.tensor(parts[2]), torch.tensor(whole[2]))
+    close(torch.tensor(parts[6]), torch.tensor(whole[6]), rtol=0, atol=1e-12)
 
 
 def test_anchors_that_mostly_show_their_mean_are_found():

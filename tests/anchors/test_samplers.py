@@ -16,6 +16,7 @@ from relreps import (
     prototypes,
     prune_anchors,
 )
+from relreps._core import blocks
 from relreps.anchors import (
     BestAlignedAnchors,
     ClusterAnchors,
@@ -233,9 +234,8 @@ def test_k_means_is_about_as_good_as_that_of_scikit_learn(seed):
 def test_k_means_in_blocks_is_the_same(monkeypatch):
     x, _ = problem()
     whole = KMeansAnchors(A, generator=seeded())(x)
-    monkeypatch.setattr(lloyd, "_BLOCK_CPU", 3 * A)
-    monkeypatch.setattr(lloyd, "_FEWEST_ROWS", 1)
-    monkeypatch.setattr(lloyd, "_STEP", 7)
+    monkeypatch.setattr(blocks, "rows_in_cache", lambda *_: 3)
+    monkeypatch.setattr(blocks, "rows_at_once", lambda *_: 7)
     assert torch.equal(KMeansAnchors(A, generator=seeded())(x), whole)
 
 
@@ -297,7 +297,7 @@ def test_k_means_restarts_an_empty_cluster(monkeypatch):
     def start(rows, clusters, generator):
         return torch.cat((rows[first], rows.new_full((1, BLOBS), -9)))
 
-    monkeypatch.setattr("relreps.anchors.kmeans.plus_plus", start)
+    monkeypatch.setattr("relreps.anchors.lloyd.plus_plus", start)
     assert members[KMeansAnchors(BLOBS)(x)].tolist() == list(range(BLOBS))
 
 
@@ -305,7 +305,7 @@ def test_very_many_centres_leave_a_block_its_rows(monkeypatch):
     rows, centres = torch.randn(2000, D), torch.randn(1000, D)
     made = LargestMade(rows)
     with made:
-        nearest = lloyd.nearest_centre(rows, centres)[0]
+        nearest = lloyd.nearest_center(rows, centres)[0]
     assert made.entries == 256 * 1000
     assert torch.equal(nearest, torch.cdist(rows.double(), centres.double()).argmin(1))
 
@@ -428,8 +428,11 @@ def test_bad_number_of_anchors(sampler, value, error, message):
         ),
         (lambda: ClusterAnchors(A, 0), "`num_clusters` must be at least 1, got 0"),
         (lambda: ClusterAnchors(A, 2, max_iterations=0), "`max_iterations` must be at least 1"),
-        (lambda: ClusterAnchors(A, 2, "center"), "`order` must be one of .* mean 'centre'"),
-        (lambda: ClusterAnchors(A, 2, torch.ones(2, 2)), r"`order` must have one entry a row"),
+        (
+            lambda: ClusterAnchors(A, 2, order="centre"),
+            "`order` must be one of .* mean 'center'",
+        ),
+        (lambda: ClusterAnchors(A, 2, order=torch.ones(2, 2)), r"`order` must have one entry a row"),
         (lambda: TopKAnchors(A, torch.ones(9), pool=7), "`pool` must be at least 8, got 7"),
         (lambda: TopKAnchors(A, torch.ones(9, 1)), "`scores` must have one entry a row, got shape"),
         (lambda: BestAlignedAnchors(A, torch.ones(9)), r"`other` must have shape \(rows, features"),
@@ -447,7 +450,7 @@ def test_bad_options(build, message):
         (TopKAnchors(A, torch.ones(N - 1)), f"`scores` .* one entry for each of the {N} rows"),
         (TopKAnchors(A, torch.full((N,), torch.nan)), "`scores` must not hold NaN .* entry 0"),
         (TopKAnchors(A, torch.ones(N), pool=N + 1), f"a pool of {N + 1} and {N} samples"),
-        (ClusterAnchors(A, 3, torch.ones(N + 1)), f"`order` .* one entry for each of the {N} rows"),
+        (ClusterAnchors(A, 3, order=torch.ones(N + 1)), f"`order` .* one entry for each of the {N} rows"),
         (ClusterAnchors(A, N + 1), f"`num_clusters` .* got {N + 1} and {N} distinct samples"),
         (BestAlignedAnchors(A, torch.randn(N - 1, D)), "`x` and `other` must be paired"),
     ],
@@ -508,7 +511,7 @@ def test_leverage_ignores_invertible_maps_and_the_unit(size):
 def test_leverage_in_blocks_is_the_same(monkeypatch):
     x = problem()[0]
     whole = leverage_scores(x)
-    monkeypatch.setattr("relreps.anchors.geometric._STEP", 7)
+    monkeypatch.setattr(blocks, "rows_at_once", lambda *_: 7)
     torch.testing.assert_close(leverage_scores(x), whole)
 
 
@@ -538,7 +541,7 @@ def test_best_aligned_finds_the_rows_that_agree(normalize, monkeypatch):
     assert not set(picks.tolist()) & set(spoilt.tolist())
     fewer = BestAlignedAnchors(A, y, normalize=normalize)(x)
     assert torch.equal(fewer, picks[:A])
-    monkeypatch.setattr("relreps.anchors.geometric._BLOCK", 7 * N)
+    monkeypatch.setattr(blocks, "rows_of_table", lambda *_: 7)
     assert torch.equal(draw(x), picks)
 
 
@@ -553,18 +556,17 @@ def test_best_aligned_scores_are_the_formula():
 # Clusters
 
 
-@pytest.mark.parametrize("order", ["random", "centre", "scores"])
+@pytest.mark.parametrize("order", ["random", "center", "scores", "function"])
 def test_clusters_take_turns(order):
     x, members = blobs()
     scores = torch.randn(len(x))
-    draw = ClusterAnchors(
-        3 * BLOBS, BLOBS, scores if order == "scores" else order, generator=seeded()
-    )
+    given = {"scores": scores, "function": lambda rows: scores * rows.new_ones(len(rows))}
+    draw = ClusterAnchors(3 * BLOBS, BLOBS, order=given.get(order, order), generator=seeded())
     rounds = draw(x).reshape(3, BLOBS)
     assert all(members[turn].unique().numel() == BLOBS for turn in rounds)
     unit = torch.nn.functional.normalize(x)
     centres = torch.stack([unit[members == i].mean(0) for i in range(BLOBS)])
-    quality = scores if order == "scores" else -(unit - centres[members]).norm(dim=1)
+    quality = scores if order in given else -(unit - centres[members]).norm(dim=1)
     best = torch.stack([torch.where(members == i, quality, -torch.inf).argmax() for i in range(12)])
     assert (set(rounds[0].tolist()) == set(best.tolist())) == (order != "random")
 
@@ -596,7 +598,7 @@ def test_k_means_of_100_anchors_matches_scikit_learn(large):
     """From the same start: the same inertia within 0.3 %, and the anchors are at its centres."""
     rows = large - large.mean(0)
     start = lloyd.plus_plus(rows, 100, seeded())
-    centres, assigned = lloyd.lloyd(rows, start, 100, 1e-4)
+    centres, assigned = lloyd.iterated(rows, start, 100, 1e-4)
     oracle = KMeans(100, init=start.numpy(), n_init=1, max_iter=100, tol=1e-4).fit(rows.numpy())
     assert (rows - centres[assigned]).double().square().sum().item() == pytest.approx(
         oracle.inertia_, rel=3e-3
