@@ -15,3 +15,47 @@ class Largest(TorchDispatchMode):
         sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         self.size = max(self.size, *sizes, 0)
         return out
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def orthogonal(rows, columns=None, dtype=torch.float64):
+    """Orthonormal rows or columns, ``(rows, columns)``, drawn uniformly."""
+    columns = rows if columns is None else columns
+    size = max(rows, columns)
+    return torch.linalg.qr(torch.randn(size, size, dtype=dtype)).Q[:rows, :columns]
+
+
+def clustered_twins(n=120, clusters=8):
+    """Rows in clusters, the same turned and shuffled, and the partner of each row."""
+    x = torch.randn(clusters, 6)[torch.arange(n) % clusters] + 0.3 * torch.randn(n, 6)
+    partner = torch.randperm(n)
+    y = torch.empty_like(x)
+    y[partner] = x @ orthogonal(6, dtype=torch.float32)
+    return x, y, partner
+
+
+def right(pairs, partner):
+    """Which pairs are those of ``partner``, the row of the second space of each of the first."""
+    return partner[pairs.indices_x] == pairs.indices_y
+
+
+def dictionary(n=300, d=12, noise=0.1, extra=0):
+    """Rows of two spaces in different orders, and for each row of y that of x, or -1."""
+    x = normal(n, d) + 2
+    y = x @ orthogonal(d) + noise * normal(n, d) - 1
+    truth = torch.randperm(n)
+    y = torch.cat((y[truth], normal(extra, d) + y.mean(0)))
+    return x, y, torch.cat((truth, truth.new_full((extra,), -1)))
+
+
+def seeds_of(truth, count):
+    """The first ``count`` pairs of a dictionary."""
+    found = (truth >= 0).nonzero().flatten()[:count]
+    return truth[found], found

@@ -188,7 +188,7 @@ CASES = {
     "InverseRelativeTranslator": paired(relreps.InverseRelativeTranslator, 24, ridge=0.1),
     "InverseRelative-source": paired(relreps.InverseRelativeTranslator, 24, rescale="source"),
     "PermutationTranslator": paired(relreps.translate.PermutationTranslator, signed=True),
-    "RCSLSTranslator": paired(relreps.translate.RCSLSTranslator, k=3, steps=3),
+    "RCSLSTranslator": paired(relreps.translate.RCSLSTranslator, k=3, max_iterations=3),
     "RefinedProcrustesTranslator": seeded(relreps.RefinedProcrustesTranslator),
     "TransportTranslator": seeded(relreps.TransportTranslator),
     "FunctionalMapTranslator": seeded(relreps.FunctionalMapTranslator, num_functions=30, k=9),

@@ -178,7 +178,11 @@ def test_mixtures_are_parallel_anchors_of_a_projection():
     [
         (lambda: ConvexAnchors(3, 4), ValueError, "at most `num_samples`, got 4 anchors and 3"),
         (lambda: ConvexAnchors(3, 0), ValueError, "`num_anchors` must be at least 1, got 0"),
-        (lambda: ConvexAnchors(3, 2, temperature=0.0), ValueError, "`temperature` must be positive .* got 0.0"),
+        (
+            lambda: ConvexAnchors(3, 2, temperature=0.0),
+            ValueError,
+            "`temperature` must be positive .* got 0.0",
+        ),
         (lambda: ConvexAnchors(3, 2)(torch.ones(4, 5)), ValueError, r"shape \(\.\.\., 3, features"),
         (lambda: ConvexAnchors(3, 2)(torch.ones(3)), ValueError, r"got \(3,\)"),
         (lambda: ConvexAnchors(3, 2)([1.0]), TypeError, r"`samples` must be a torch\.Tensor"),
@@ -318,7 +322,11 @@ def test_bad_decay(decay):
 @pytest.mark.parametrize(
     ("anchors", "error", "message"),
     [
-        (torch.randn(A, D + 1), ValueError, r"`anchors` must have shape \(8, 5\).*, got \(8, 6\).*\(in_features, num_anchors\)"),
+        (
+            torch.randn(A, D + 1),
+            ValueError,
+            r"`anchors` must have shape \(8, 5\).*, got \(8, 6\).*\(in_features, num_anchors\)",
+        ),
         (torch.ones(A, D).long(), TypeError, "`anchors` must be a floating-point tensor"),
     ],
 )

@@ -432,7 +432,10 @@ def test_bad_number_of_anchors(sampler, value, error, message):
             lambda: ClusterAnchors(A, 2, order="centre"),
             "`order` must be one of .* mean 'center'",
         ),
-        (lambda: ClusterAnchors(A, 2, order=torch.ones(2, 2)), r"`order` must have one entry a row"),
+        (
+            lambda: ClusterAnchors(A, 2, order=torch.ones(2, 2)),
+            r"`order` must have one entry a row",
+        ),
         (lambda: TopKAnchors(A, torch.ones(9), pool=7), "`pool` must be at least 8, got 7"),
         (lambda: TopKAnchors(A, torch.ones(9, 1)), "`scores` must have one entry a row, got shape"),
         (lambda: BestAlignedAnchors(A, torch.ones(9)), r"`other` must have shape \(rows, features"),
@@ -450,11 +453,18 @@ def test_bad_options(build, message):
         (TopKAnchors(A, torch.ones(N - 1)), f"`scores` .* one entry for each of the {N} rows"),
         (TopKAnchors(A, torch.full((N,), torch.nan)), "`scores` must not hold NaN .* entry 0"),
         (TopKAnchors(A, torch.ones(N), pool=N + 1), f"a pool of {N + 1} and {N} samples"),
-        (ClusterAnchors(A, 3, order=torch.ones(N + 1)), f"`order` .* one entry for each of the {N} rows"),
+        (
+            ClusterAnchors(A, 3, order=torch.ones(N + 1)),
+            f"`order` .* one entry for each of the {N} rows",
+        ),
+        (
+            ClusterAnchors(A, 3, order=lambda x: x),
+            rf"`order` .* one entry for each of the {N} rows, got shape \({N}, {D}\)",
+        ),
         (ClusterAnchors(A, N + 1), f"`num_clusters` .* got {N + 1} and {N} distinct samples"),
         (BestAlignedAnchors(A, torch.randn(N - 1, D)), "`x` and `other` must be paired"),
     ],
-    ids=["scores-short", "scores-nan", "pool", "order-short", "clusters", "unpaired"],
+    ids=["scores-short", "scores-nan", "pool", "order-short", "order-wide", "clusters", "unpaired"],
 )
 def test_options_that_do_not_fit_the_data(sampler, message):
     with pytest.raises(ValueError, match=message):
