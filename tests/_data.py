@@ -59,3 +59,38 @@ def seeds_of(truth, count):
     """The first ``count`` pairs of a dictionary."""
     found = (truth >= 0).nonzero().flatten()[:count]
     return truth[found], found
+
+
+def blobs(size=10, number=12):
+    """Well separated clusters on orthogonal axes, shuffled, and the cluster of each row."""
+    members = torch.arange(number).repeat(size)[torch.randperm(number * size)]
+    centers = 10 * torch.eye(number, dtype=torch.float64)[members]
+    return centers + 0.1 * torch.randn_like(centers), members
+
+
+def many_rows():
+    """Rows at the size of real use, about 300 centres."""
+    generator = seeded(1)
+    centers = 2 * torch.randn(300, 128, generator=generator)
+    members = torch.randint(0, 300, (20_000,), generator=generator)
+    return centers[members] + torch.randn(20_000, 128, generator=generator)
+
+
+def rotated(x):
+    return x @ orthogonal(x.shape[1], dtype=x.dtype)
+
+
+class LargestMade(TorchDispatchMode):
+    """Entries of the largest tensor that is made, views of ``x`` aside."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x, self.entries = x, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(made, torch.Tensor) and made.untyped_storage() is not None:
+                new = made.untyped_storage().data_ptr() != self.x.untyped_storage().data_ptr()
+                self.entries = max(self.entries, made.numel() * new)
+        return out
