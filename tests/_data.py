@@ -17,6 +17,11 @@ class Largest(TorchDispatchMode):
         return out
 
 
+def sums(moments):
+    """The numbers of a `RowMoments`, to compare."""
+    return moments.total, moments.means, moments.scatters, moments.squares
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 

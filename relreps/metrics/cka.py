@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -272,7 +273,7 @@ class CKA(nn.Module):
             if not bool(self.first_x.count):
                 self.first_x.merge(other.first_x)
                 self.first_y.merge(other.first_y)
-            self.moments._add(other._as_if_first(self.first_x.mean, self.first_y.mean))
+            self.moments.add(other._as_if_first(self.first_x.mean, self.first_y.mean))
             self.squared_rounding.merge(other.squared_rounding)
         return self
 
@@ -282,22 +283,21 @@ class CKA(nn.Module):
         for part in (self.first_x, self.first_y, self.squared_rounding):
             part.all_reduce(group)
         moments = before._as_if_first(self.first_x.mean, self.first_y.mean)
-        self.moments.reset()._add(moments).all_reduce(group)
+        self.moments.reset().add(moments).all_reduce(group)
         return self
 
     def _as_if_first(self, first_x: Tensor, first_y: Tensor) -> RowMoments:
         """The moments, had these been the first rows."""
-        total, (mean_x, mean_y), (xx, xy, yy) = self.moments.state()
         unit_x, unit_y = power_of_two(first_x[-1]), power_of_two(first_y[-1])
         by_x = power_of_two(self.first_x.mean[-1]) / unit_x
         by_y = power_of_two(self.first_y.mean[-1]) / unit_y
         if not self.debiased:
-            scatters = xx * by_x * by_x, xy * by_x * by_y, yy * by_y * by_y
-            return RowMoments(total, (mean_x * by_x, mean_y * by_y), scatters)
+            return self.moments.state().mapped((None, by_x), (None, by_y))
         to_x, plus_x = change(by_x, (first_x - self.first_x.mean)[:-1] / unit_x)
         to_y, plus_y = change(by_y, (first_y - self.first_y.mean)[:-1] / unit_y)
-        scatters = to_x.mT @ xx @ to_x, to_x.mT @ xy @ to_y, to_y.mT @ yy @ to_y
-        return RowMoments(total, (mean_x @ to_x + plus_x, mean_y @ to_y + plus_y), scatters)
+        moved = self.moments.state().mapped((None, to_x), (None, to_y))
+        mean_x, mean_y = moved.means
+        return replace(moved, means=(mean_x + plus_x, mean_y + plus_y))
 
     def extra_repr(self) -> str:
         """Constructor call."""

@@ -19,7 +19,7 @@ from relreps._core.linalg import full_precision
 from relreps.metrics.cka import _NO_BATCH, CKA, MinibatchCKA
 from relreps.metrics.hsic import first_row, in_units, squared_rounding, unbiased_gram
 from relreps.metrics.paired import cosine
-from relreps.moments import RowMoments, merged, outer, row_moments
+from relreps.moments import RowMoments, outer, row_moments
 
 #: Names of the layers of both networks.
 Names = tuple[list[str], list[str]]
@@ -115,21 +115,18 @@ class _CKAGrid:
         firsts = (first[0] for first in self._firsts)
         rows = [in_units(x, f, self._debiased) for x, f in zip(sides, firsts, strict=True)]
         new = row_moments(*rows, pairs=self._pairs, product=outer)
-        self._seen = new if self._seen is None else merged(self._seen, new, self._pairs, outer)
+        self._seen = new if self._seen is None else self._seen + new
 
     def compute(self, names: Names) -> Tensor:
         """Scores of all batches so far."""
-        assert self._seen is not None
-        scatters = dict(zip(self._pairs, self._seen.scatters, strict=True))
-        return _table(names, lambda i, j: self._cka(i, self._num_a + j, scatters).compute())
+        return _table(names, lambda i, j: self._cka(i, self._num_a + j).compute())
 
-    def _cka(self, i: int, j: int, scatters: dict[tuple[int, int], Tensor]) -> CKA:
+    def _cka(self, i: int, j: int) -> CKA:
         """The stream that has seen layers i and j."""
         assert self._seen is not None
-        means, first_x, first_y = self._seen.means, self._firsts[i], self._firsts[j]
+        first_x, first_y = self._firsts[i], self._firsts[j]
         cka = self._make(first_x.shape[1] - 1, first_y.shape[1] - 1).to(self._seen.total.device)
-        parts = scatters[i, i], scatters[i, j], scatters[j, j]
-        cka.moments._add(RowMoments(self._seen.total, (means[i], means[j]), parts))
+        cka.moments.add(self._seen.of(i, j))
         cka.first_x.update(first_x)
         cka.first_y.update(first_y)
         cka.squared_rounding.update(torch.cat(self._rounding))

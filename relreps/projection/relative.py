@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from relreps._core import checks
 from relreps._core.invariance import invariances
 from relreps._core.state import FittedModule
-from relreps.normalization import AbstractNormalizer
+from relreps.normalization import Normalizer
 from relreps.similarity import (
     Similarity,
     SimilarityLike,
@@ -95,13 +95,13 @@ class RelativeProjection(FittedModule):
         num_anchors: int,
         similarity: SimilarityLike = "cosine",
         *,
-        pre: AbstractNormalizer | None = None,
+        pre: Normalizer | None = None,
         post: nn.Module | None = None,
     ) -> None:
         super().__init__()
         checks.check_size("in_features", in_features)
         checks.check_size("num_anchors", num_anchors)
-        if pre is not None and not isinstance(pre, AbstractNormalizer):
+        if pre is not None and not isinstance(pre, Normalizer):
             raise TypeError(f"`pre` must be a normaliser of relreps, got {type(pre).__name__}.")
         width = getattr(pre, "in_features", in_features)
         if width != in_features:
@@ -126,7 +126,7 @@ class RelativeProjection(FittedModule):
         anchors: Tensor,
         similarity: SimilarityLike = "cosine",
         *,
-        pre: AbstractNormalizer | None = None,
+        pre: Normalizer | None = None,
         post: nn.Module | None = None,
     ) -> Self:
         """A projection with the sizes, dtype and device of ``anchors`` ``(A, D)``, ready to use."""
@@ -150,7 +150,7 @@ class RelativeProjection(FittedModule):
         if self.pre is None:
             return self._rule.invariances(self.in_features, self.num_anchors)
         # Anchors that sum to zero span one dimension less.
-        rank = self.num_anchors - self.pre.centres
+        rank = self.num_anchors - self.pre.centers
         return invariances(self.pre.residues, self._rule.invariances(self.in_features, rank))
 
     @property
@@ -166,12 +166,12 @@ class RelativeProjection(FittedModule):
         if self.pre is None:
             self._rule.check_anchors(anchors)
         else:
-            trial = copy.deepcopy(self.pre)
             try:
-                self._rule.check_anchors(trial.fit(anchors)(anchors))
+                statistics = self.pre.checked_statistics_of(anchors)
+                self._rule.check_anchors(self.pre.map(anchors, statistics))
             except ValueError as error:
                 raise ValueError(str(error).replace("`x`", "`anchors`", 1)) from error
-            self.pre._adopt(trial)
+            self.pre.remember(statistics)
         return self._write(anchors)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,7 +193,8 @@ class RelativeProjection(FittedModule):
         checks.check_features("x", x, self.in_features)
         checks.check_rows("anchors", anchors, self.in_features)
         if self.pre is not None:
-            x, anchors = self.pre.relative_to(anchors, x, anchors)
+            statistics = self.pre.statistics_of(anchors)
+            x, anchors = self.pre.map(x, statistics), self.pre.map(anchors, statistics)
         prepared = (tensor.to(x.dtype) for tensor in self._rule.prepare(anchors))
         return self._finish(self._rule.compare(x, *prepared), x)
 
@@ -229,7 +230,7 @@ class RelativeProjection(FittedModule):
     def _refresh(self, anchors: Tensor) -> None:
         """`set_anchors` without looking at values, for use inside ``forward``."""
         if self.pre is not None:
-            self.pre._refit(anchors)
+            self.pre.remember(self.pre.statistics_of(anchors))
         self._write(anchors)
 
     @torch.no_grad()

@@ -10,8 +10,8 @@ from torch import nn
 
 from relreps._core.invariance import TRANSFORMATIONS
 from relreps.normalization import (
-    AbstractNormalizer,
     Center,
+    Normalizer,
     NormalizerChain,
     StandardScale,
     UnitNorm,
@@ -35,7 +35,7 @@ ROWS: dict[str, SimilarityLike] = {
 }
 
 #: The normalisers of the table, each for a number of features.
-NORMALIZERS: dict[str, Callable[[int], AbstractNormalizer | None]] = {
+NORMALIZERS: dict[str, Callable[[int], Normalizer | None]] = {
     **SINGLE,
     "Whiten, shrunk": lambda features: Whiten(features, shrinkage=0.3),
     "Center, UnitNorm": lambda features: NormalizerChain(Center(features), UnitNorm()),

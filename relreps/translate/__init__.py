@@ -5,7 +5,7 @@ them moves everything else, stored vectors included, without the encoder. The wh
 pre-processing included, is in its state, and its output lies in the *original* target space.
 """
 
-from relreps.translate.base import Side, Translator
+from relreps.translate.base import MatrixTranslator, Problem, Solution, Translator
 from relreps.translate.functional import FunctionalMapTranslator
 from relreps.translate.generalized import GeneralizedProcrustes
 from relreps.translate.permutation import PermutationTranslator
@@ -21,7 +21,7 @@ from relreps.translate.report import (
 )
 from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
 from relreps.translate.seeded import RefinedProcrustesTranslator
-from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+from relreps.translate.streaming import MomentTranslator
 from relreps.translate.transport import TransportTranslator
 from relreps.translate.whitened import CCATranslator, WhitenedTranslator
 
@@ -33,17 +33,17 @@ __all__ = [
     "InverseRelativeTranslator",
     "LOrthoTranslator",
     "LinearTranslator",
+    "MatrixTranslator",
     "MomentTranslator",
-    "PairMoments",
     "PermutationTranslator",
+    "Problem",
     "ProcrustesRidgeTranslator",
     "ProcrustesTranslator",
     "RCSLSTranslator",
     "ReducedRankTranslator",
     "RefinedProcrustesTranslator",
-    "Rows",
     "ScaleInvarianceReport",
-    "Side",
+    "Solution",
     "TranslationReport",
     "Translator",
     "TransportTranslator",

@@ -92,7 +92,7 @@ class FunctionalMapTranslator(SeededTranslator):
         self.register_buffer("similarity", torch.zeros(()))
 
     @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:
+    def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:  # type: ignore[override]
         """Fit on rows ``x (N, D_x)`` and ``y (M, D_y)`` in any order; on an error nothing changes.
 
         Args:
@@ -116,11 +116,3 @@ class FunctionalMapTranslator(SeededTranslator):
         # The seeds are functions only: a pair of them counts where it is found like any other.
         pairs = united((known[0][:0], known[1][:0]), found.indices_x, found.indices_y)
         return self._finish(sides, pairs, 0, similarity=similarity)
-
-    def _options(self) -> list[str]:
-        return [
-            f"num_functions={self.num_functions}",
-            f"k={self.k}",
-            f"alpha={self.alpha}",
-            *super()._options(),
-        ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import full_precision, unit_rows
 from relreps.correspondence.neighbors import check_common_space
-from relreps.translate.base import Preprocessing, Translator
+from relreps.translate.base import MatrixTranslator, Preprocessing, Problem, Solution
 from relreps.translate.procrustes import procrustes
 
 
@@ -45,13 +45,18 @@ def rcsls_loss(x: Tensor, y: Tensor, k: int = 10) -> Tensor:
     with full_precision(x):
         dtype = torch.promote_types(x.dtype, y.dtype)
         wide = torch.promote_types(dtype, torch.float32)
-        products = x.to(wide) @ y.to(wide).mT
-        near = products.topk(k, 1).values.mean(1) + products.topk(k, 0).values.mean(0)
-        loss: Tensor = (near - 2 * products.diagonal()).mean().to(dtype)
-        return loss
+        return _relaxed_csls(x.to(wide), y.to(wide), k).to(dtype)
 
 
-class RCSLSTranslator(Translator):
+def _relaxed_csls(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """`rcsls_loss` of checked rows."""
+    products = x @ y.mT
+    near = products.topk(k, 1).values.mean(1) + products.topk(k, 0).values.mean(0)
+    loss: Tensor = (near - 2 * products.diagonal()).mean()
+    return loss
+
+
+class RCSLSTranslator(MatrixTranslator):
     r"""A linear map trained for retrieval with `csls`.
 
     Starts at the Procrustes map and descends `rcsls_loss`; singular values stay at most 1, the
@@ -109,7 +114,6 @@ class RCSLSTranslator(Translator):
         self.k, self.max_iterations, self.lr = k, max_iterations, lr
         self.register_buffer("loss", torch.zeros(()))
 
-    @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, weights: None = None) -> Self:  # type: ignore[override]
         """Fit on paired rows ``x (N, D_x)`` and ``y (N, D_y)``; on an error nothing changes.
 
@@ -120,11 +124,15 @@ class RCSLSTranslator(Translator):
         """
         if weights is not None:
             raise ValueError("RCSLSTranslator takes no `weights`; repeat pairs that count more.")
-        self._checked(x, y, None)
+        self._check_pairs(x, y)
         checks.check_k(self.k, len(x))
-        left, right, sides = self._prepared(x, y)
-        self._refuse_unrelated(left.mT @ right, left.square().sum(), right.square().sum())
-        left, right = unit_rows(left), unit_rows(right)
+        return super().fit(x, y)
+
+    def solution(self, problem: Problem) -> Solution:
+        """Descent from the Procrustes map, in steps that are halved where the loss rises."""
+        if problem.rows is None:
+            raise ValueError("RCSLSTranslator needs the rows: call `fit`.")
+        left, right = map(unit_rows, problem.rows())
         matrix, lr = procrustes(left, right), self.lr
         loss, gradient = self._descent(left, right, matrix)
         for _ in range(self.max_iterations):
@@ -134,25 +142,15 @@ class RCSLSTranslator(Translator):
                 matrix, loss, gradient = tried, new_loss, new_gradient
             else:
                 lr /= 2
-        self._write(sides, matrix=matrix)
-        self.loss.copy_(loss)
-        return self
+        return Solution(matrix, buffers={"loss": loss})
 
     def _descent(self, left: Tensor, right: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             left, right = left.clone(), right.clone()  # no tensors of inference mode
             matrix = matrix.clone().requires_grad_()
-            loss = rcsls_loss(left @ matrix, right, self.k)
+            loss = _relaxed_csls(left @ matrix, right, self.k)
             (gradient,) = torch.autograd.grad(loss, matrix)
         return loss.detach(), gradient
-
-    def _options(self) -> list[str]:
-        return [
-            f"k={self.k}",
-            f"max_iterations={self.max_iterations}",
-            f"lr={self.lr}",
-            *super()._options(),
-        ]
 
 
 def _into_ball(matrix: Tensor) -> Tensor:

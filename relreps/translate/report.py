@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, rank_tolerance, unit_rows
+from relreps._core.linalg import as_float64, unit_rows
+from relreps._core.rounding import rank_tolerance, rounding_of
 from relreps.metrics import recall_at_k
+from relreps.translate.base import Translator
 from relreps.translate.relative import InverseRelativeTranslator
 
 #: Directions for each pair from which on least squares fits noise: the error of a row that was left
@@ -74,7 +75,7 @@ class TranslationReport(NamedTuple):
 
 @torch.no_grad()
 def translation_report(
-    translator: nn.Module,
+    translator: Translator,
     x: Tensor,
     y: Tensor,
     *,
@@ -100,8 +101,8 @@ def translation_report(
     Cost: one fit, the search O(M² D_y) among M held-out rows, and singular values.
 
     Args:
-        translator: A module that is fitted by ``fit(x, y)`` on pairs and called on rows, fitted or
-            not. An `InverseRelativeTranslator` needs ``test`` and as many pairs as it has anchors.
+        translator: A `Translator` of paired rows, fitted or not; one of your own is a subclass.
+            An `InverseRelativeTranslator` needs ``test`` and as many pairs as it has anchors.
         x: Source rows.
         y: Target rows of the same samples, in the same order.
         test: Held-out pairs ``(x, y)``; the map is then fitted on all rows of ``x`` and ``y``.
@@ -145,22 +146,17 @@ def translation_report(
     checks.check_features("test[0]", test[0], x.shape[1])
     checks.check_features("test[1]", test[1], y.shape[1])
     fitted = copy.deepcopy(translator)
-    fitted.fit(x, y)  # type: ignore[operator]
+    fitted.fit(x, y)
     return _measure(fitted, x, y, *test)
 
 
-def _check_translator(translator: nn.Module) -> None:
-    """Refuse what cannot be fitted on pairs alone, or not be called on rows."""
-    try:
-        inspect.signature(translator.fit).bind(None, None)  # type: ignore[arg-type]
-        takes_pairs = type(translator).forward is not nn.Module.forward
-    except (AttributeError, TypeError):
-        takes_pairs = False
-    if not takes_pairs:
+def _check_translator(translator: Translator) -> None:
+    """Refuse what cannot be fitted on pairs alone."""
+    if not isinstance(translator, Translator) or not translator.paired:
         raise TypeError(
-            "`translator` must be a module that is fitted by `fit(x, y)` on pairs and called on "
-            f"rows, got {type(translator).__name__}. Fit one that takes more, such as seeds or "
-            "many spaces, yourself; `retrieval_scores` compares what it returns with held-out rows."
+            "`translator` must be a `relreps.Translator` that is fitted by `fit(x, y)` on pairs, "
+            f"got {type(translator).__name__}. Fit one that takes more, such as seeds or many "
+            "spaces, yourself; `retrieval_scores` compares what it returns with held-out rows."
         )
 
 
@@ -189,7 +185,7 @@ def _split(
 
 
 def _measure(
-    fitted: nn.Module, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor
+    fitted: Translator, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor
 ) -> TranslationReport:
     """The report of a fitted map; ``x`` and ``y`` are the pairs that it was fitted on."""
     moved, true = as_float64(fitted(x_test)), as_float64(y_test)
@@ -199,7 +195,10 @@ def _measure(
     spread = right.square().sum()
     rank, target_rank = (_effective_rank(rows - rows.mean(0)) for rows in (moved, true))
     stretches = _stretches(fitted, as_float64(x).mean(0), as_float64(x).std())
-    live = stretches > rank_tolerance(stretches.to(torch.float32), (x.shape[1], y.shape[1]))
+    live = (
+        stretches
+        > rank_tolerance(max(x.shape[1], y.shape[1]), rounding_of(torch.float32)) * (stretches[:1])
+    )
     condition = float(stretches[0] / stretches[-1]) if bool(live.all()) else math.inf
     residual = float((moved - true).square().sum() / spread) if spread > 0 else math.nan
     first, ten = (float(recall_at_k(moved, true, min(k, len(true)))) for k in (1, 10))
@@ -221,8 +220,8 @@ def _measure(
 def _directions(x: Tensor) -> int:
     """Rank of the rows about their mean."""
     values = torch.linalg.svdvals(as_float64(x) - as_float64(x).mean(0))
-    eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
-    return int((values > values[:1] * (max(x.shape) * eps)).sum())
+    tolerance = rank_tolerance(x.shape[1], rounding_of(x.dtype))
+    return int((values > values[:1] * tolerance).sum())
 
 
 def _effective_rank(rows: Tensor) -> float:
@@ -232,7 +231,7 @@ def _effective_rank(rows: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp()) if values.sum() > 0 else 0.0
 
 
-def _stretches(fitted: nn.Module, mean: Tensor, scale: Tensor) -> Tensor:
+def _stretches(fitted: Translator, mean: Tensor, scale: Tensor) -> Tensor:
     """Singular values of the map's derivative at ``mean``: those of its matrix if it is affine."""
     step = 1e-3 * (scale if scale > 0 else torch.ones_like(scale))
     steps = step * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
@@ -313,7 +312,7 @@ def scale_invariance_report(
         - x: :math:`(N, D)`. labels: :math:`(N,)`.
 
     Example:
-        >>> head = nn.Linear(2, 2, bias=False)
+        >>> head = torch.nn.Linear(2, 2, bias=False)
         >>> print(scale_invariance_report(head, torch.randn(50, 2), (0.5, 2.0)))
         alpha  agreement
           0.5      1.000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Self
 
 import torch
@@ -12,18 +12,17 @@ from torch import Tensor
 
 from relreps._core import blocks, checks
 from relreps._core.linalg import as_float64, at_least_float32, unit_rows
-from relreps._core.state import FittedModule
 from relreps._core.warnings import NumericalWarning, warn
 from relreps.correspondence.neighbors import matched
 from relreps.correspondence.pairs import Indices, Pairs, Seeds, checked_seeds, united
-from relreps.translate.base import Preprocessing
+from relreps.translate.base import Preprocessing, Translator
 from relreps.translate.procrustes import ProcrustesTranslator, Scale
 
 #: Agreement below which it is said that the pairs are not to be believed.
 _DOUBTFUL = 0.5
 
 
-class SeededTranslator(FittedModule, ABC):
+class SeededTranslator(Translator):
     r"""A `ProcrustesTranslator` that is fitted on pairs which are found first.
 
     A subclass writes `fit`: `_checked` the rows and seeds, find pairs of the `_wide` rows,
@@ -42,20 +41,29 @@ class SeededTranslator(FittedModule, ABC):
 
     num_pairs: Tensor
     agreement: Tensor
+    paired = False
 
     def __init__(
         self, in_features: int, out_features: int, scale: Scale, pre: Preprocessing | None
     ) -> None:
-        super().__init__()
+        super().__init__(in_features, out_features)
         self.map = ProcrustesTranslator(in_features, out_features, scale=scale, pre=pre)
-        self.in_features, self.out_features = in_features, out_features
-        self.scale, self.pre = scale, pre
         self.pairs: Pairs | None = None
         self.register_buffer("num_pairs", torch.zeros((), dtype=torch.long))
         self.register_buffer("agreement", torch.zeros(()))
 
+    @property
+    def scale(self) -> Scale:
+        """The rule for the scale of the map, as it was given."""
+        return self.map.scale
+
+    @property
+    def pre(self) -> Preprocessing | None:
+        """The pre-processing of the map, as it was given."""
+        return self.map.pre
+
     @abstractmethod
-    def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:
+    def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:  # type: ignore[override]
         """Fit on rows ``x (N, D_x)`` and ``y (M, D_y)`` in any order; on an error nothing changes.
 
         Args:
@@ -77,16 +85,7 @@ class SeededTranslator(FittedModule, ABC):
         self._require_fitted("Call `fit(x, y, seeds)` first.")
         return self.map.inverse(y)
 
-    def extra_repr(self) -> str:
-        """Constructor call."""
-        return ", ".join((f"{self.in_features}, {self.out_features}", *self._options()))
-
-    # What a subclass may give.
-
-    def _options(self) -> list[str]:
-        return [f"scale={self.scale!r}", f"pre={self.pre!r}"]
-
-    # What it gets.
+    # What a subclass gets.
 
     def _checked(self, x: Tensor, y: Tensor, seeds: Seeds) -> Indices:
         """Seeds on the device of the `_wide` rows, when rows and seeds can be used."""
@@ -249,7 +248,7 @@ class RefinedProcrustesTranslator(SeededTranslator):
         self.k, self.max_iterations = k, max_iterations
 
     @torch.no_grad()
-    def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:
+    def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:  # type: ignore[override]
         """Fit on rows ``x (N, D_x)`` and ``y (M, D_y)`` in any order; on an error nothing changes.
 
         Args:
@@ -270,6 +269,3 @@ class RefinedProcrustesTranslator(SeededTranslator):
             if torch.equal(before[0], pairs[0]) and torch.equal(before[1], pairs[1]):
                 break
         return self._finish(sides, pairs, len(known[0]))
-
-    def _options(self) -> list[str]:
-        return [f"k={self.k}", f"max_iterations={self.max_iterations}", *super()._options()]

@@ -147,11 +147,3 @@ class TransportTranslator(SeededTranslator):
                 "the translator for fewer clusters, or give seeds."
             )
         return spaces.no_seeds(as_float64(x[:0]).device)
-
-    def _options(self) -> list[str]:
-        return [
-            f"epsilon={self.epsilon}",
-            f"num_clusters={self.num_clusters}",
-            f"max_samples={self.max_samples}",
-            *super()._options(),
-        ]

@@ -176,9 +176,10 @@ def test_umeyama_is_the_least_squares_scale(widths, allow_reflection, pre):
         widths = (widths[0], widths[0])
     x, y, _ = planted(*widths, scale=2.0, noise=1.0)
     t = fitted(x, y, scale="umeyama", pre=pre, allow_reflection=allow_reflection)
+    rotation = t.rotation
 
     def error(s):
-        t.scaling.fill_(s)
+        t.matrix.copy_(s * rotation)
         return float((t(x) - y).square().sum())
 
     found = float(t.scaling)
@@ -228,8 +229,10 @@ def test_inverse(widths, scale, pre):
         same(t(t.inverse(y)), y)
     if widths[0] > widths[1]:
         origin = t.inverse(t.mean_y)
-        shortest = (t.inverse(y) - origin) / t.std_x
-        dropped = torch.linalg.svd(t.rotation).U[:, widths[1] :]
+        units = [side.std(0, correction=0) if pre == "standard" else 1 for side in (x, y)]
+        shortest = (t.inverse(y) - origin) / units[0]
+        rotation = (t.rotation.mT * units[0]).mT / units[1]
+        dropped = torch.linalg.svd(rotation).U[:, widths[1] :]
         close(shortest @ dropped, torch.zeros(len(x), widths[0] - widths[1]).double())
 
 

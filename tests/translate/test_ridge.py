@@ -41,9 +41,9 @@ STREAMING = {
     "affine-ridge": (AffineTranslator, {"ridge": 0.1, "pre": "standard"}),
     "affine-gcv": (AffineTranslator, {"ridge": "gcv"}),
     "procrustes-ridge": (ProcrustesRidgeTranslator, {}),
-    "reduced-rank": (ReducedRankTranslator, {"rank": 2}),
+    "reduced-rank": (ReducedRankTranslator, {"max_rank": 2}),
     "l-ortho": (LOrthoTranslator, {"pre": "standard"}),
-    "cca": (CCATranslator, {"rank": 3}),
+    "cca": (CCATranslator, {"max_rank": 3}),
     "whitened": (WhitenedTranslator, {}),
 }
 each_streaming = pytest.mark.parametrize("case", STREAMING)
@@ -370,7 +370,7 @@ def test_cca_of_rank_r_regresses_on_the_first_canonical_variates():
     oracle = CCA(2, max_iter=100_000, tol=1e-20).fit(x.numpy(), y.numpy())
     variates = torch.from_numpy(oracle.transform(x.numpy()))
     wanted = LinearRegression().fit(variates.numpy(), y.numpy()).predict(variates.numpy())
-    t = fitted(CCATranslator, x, y, rank=2)
+    t = fitted(CCATranslator, x, y, max_rank=2)
     close(t(x), torch.from_numpy(wanted), atol=1e-5, rtol=1e-5)
     assert int(t.rank) == 2
 
@@ -424,7 +424,7 @@ def test_too_few_pairs_for_correlations(cls):
         (AffineTranslator, {"ridge": "gcv"}),
         (AffineTranslator, {"ridge": "loo"}),
         (ProcrustesRidgeTranslator, {}),
-        (ReducedRankTranslator, {"rank": 3}),
+        (ReducedRankTranslator, {"max_rank": 3}),
         (LOrthoTranslator, {}),
         (CCATranslator, {"ridge": 0.01}),
         (WhitenedTranslator, {}),
@@ -625,7 +625,7 @@ def test_moments_remember_rounding_and_weights(case, dtype):
         warnings.simplefilter("ignore", NumericalWarning)
         solved, t = build(case).solve(moments), build(case).fit(x, y, weights)
     assert solved.rank == t.rank
-    assert t.rank == 5 or "rank" in STREAMING[case][1]
+    assert t.rank == 5 or "max_rank" in STREAMING[case][1]
     close(state(solved), state(t), atol=1e-8, rtol=1e-8)
 
 
@@ -736,7 +736,7 @@ def test_many_steps_of_sgd_reach_least_squares():
     x = normal(60, 4)
     y = x @ normal(4, 3) + 2
     exact = fitted(AffineTranslator, x, y)
-    near = fitted(SGDAffineTranslator, x, y, steps=3000, lr=1e-2)
+    near = fitted(SGDAffineTranslator, x, y, max_iterations=3000, lr=1e-2)
     close(near(x), exact(x), atol=1e-5, rtol=1e-5)
     few = fitted(SGDAffineTranslator, x, y)
     assert (few(x) - y).norm() > 0.1 * (y - y.mean(0)).norm()  # as published: stopped early
@@ -748,7 +748,7 @@ def test_sgd_is_repeatable_and_weighted():
 
     def fit(x, y, w=None):
         generator = torch.Generator().manual_seed(3)
-        return SGDAffineTranslator(6, 5, 50, generator=generator).double().fit(x, y, w)
+        return SGDAffineTranslator(6, 5, 50).double().fit(x, y, w, generator=generator)
 
     close(fit(x, y)(x), fit(x, y)(x), atol=0, rtol=0)
     repeated = fit(x.repeat_interleave(times, 0), y.repeat_interleave(times, 0))
@@ -769,7 +769,7 @@ def test_sgd_works_where_gradients_are_off(mode):
 
     def fit():
         generator = torch.Generator().manual_seed(3)
-        return SGDAffineTranslator(6, 5, 3, generator=generator).double().fit(1 * x, 1 * y)
+        return SGDAffineTranslator(6, 5, 3).double().fit(1 * x, 1 * y, generator=generator)
 
     with mode():
         t = fit()
@@ -789,18 +789,30 @@ def test_sgd_works_where_gradients_are_off(mode):
         (lambda: AffineTranslator(3, 4, "gvc"), ValueError, "`ridge` must be .*mean 'gcv'"),
         (lambda: AffineTranslator(3, 4, None), TypeError, "`ridge` must be a number, got NoneTy"),
         (lambda: AffineTranslator(3, 4, pre=None), ValueError, "`pre` must be one of 'center'"),
-        (lambda: LinearTranslator(3, 4, pre="center"), ValueError, "`pre` must be one of None"),
-        (lambda: ReducedRankTranslator(3, 4, 0), ValueError, "`rank` must be at least 1, got 0"),
+        (
+            lambda: LinearTranslator(3, 4, pre="center"),
+            ValueError,
+            "`pre` must be one of 'unit', None",
+        ),
+        (
+            lambda: ReducedRankTranslator(3, 4, 0),
+            ValueError,
+            "`max_rank` must be at least 1, got 0",
+        ),
         (
             lambda: ReducedRankTranslator(3, 4, 4),
             ValueError,
-            r"`rank` must be at most .* = 3, got 4",
+            r"`max_rank` must be at most .* = 3, got 4",
         ),
-        (lambda: CCATranslator(3, 4, 4), ValueError, "`rank` must be at most"),
+        (lambda: CCATranslator(3, 4, 4), ValueError, "`max_rank` must be at most"),
         (lambda: WhitenedTranslator(3, 4, 2.0), ValueError, r"`reweight` must be in \[0, 1\]"),
-        (lambda: SGDAffineTranslator(3, 4, 0), ValueError, "`steps` must be at least 1"),
+        (lambda: SGDAffineTranslator(3, 4, 0), ValueError, "`max_iterations` must be at least 1"),
         (lambda: SGDAffineTranslator(3, 4, lr=0.0), ValueError, "`lr` must be positive"),
-        (lambda: SGDAffineTranslator(3, 4, generator=1), TypeError, "`generator` must be a torch"),
+        (
+            lambda: SGDAffineTranslator(3, 4).fit(*pairs(), generator=1),
+            TypeError,
+            "`generator` must be a torch",
+        ),
         (lambda: LOrthoTranslator(3, 4, allow_reflection=False), ValueError, "equal widths"),
     ],
 )
