@@ -154,19 +154,19 @@ def coverage_loss(
 
 def _coverage(x: Tensor, anchors: Tensor, normalize: bool, temperature: float) -> Tensor:
     """`coverage_loss` in at least float32."""
-    rows, centres = at_least_float32(x), at_least_float32(anchors)
+    rows, centers = at_least_float32(x), at_least_float32(anchors)
     if normalize:
-        rows, centres = unit_rows(rows), unit_rows(centres)
+        rows, centers = unit_rows(rows), unit_rows(centers)
     else:  # far from the origin, products of positions cancel
-        middle = centres.detach().mean(0)
-        rows, centres = rows - middle, centres - middle
+        middle = centers.detach().mean(0)
+        rows, centers = rows - middle, centers - middle
     if temperature > 0:
-        squares = rows.square().sum(-1, keepdim=True) + centres.square().sum(-1)
-        distances = (squares - 2 * rows @ centres.mT).clamp(min=0)
+        squares = rows.square().sum(-1, keepdim=True) + centers.square().sum(-1)
+        distances = (squares - 2 * rows @ centers.mT).clamp(min=0)
         return (-temperature * torch.logsumexp(-distances / temperature, -1)).mean()
     with torch.no_grad():
-        nearest = (centres.square().sum(-1) / 2 - rows @ centres.mT).argmin(-1)
-    return (rows - centres[nearest]).square().sum(-1).mean()
+        nearest = (centers.square().sum(-1) / 2 - rows @ centers.mT).argmin(-1)
+    return (rows - centers[nearest]).square().sum(-1).mean()
 
 
 def diversity_loss(anchors: Tensor) -> Tensor:

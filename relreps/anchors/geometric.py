@@ -171,7 +171,7 @@ class BestAlignedAnchors(Sampler):
         checks.check_paired(x, self.other, ("x", "other"))
         spaces = [_one_unit(space, self.normalize) for space in (x, self.other.to(x.device))]
         scores = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-        step = blocks.rows_of_table(x.shape[0], spaces[0].dtype)
+        step = blocks.rows_of_table(x.shape[0], spaces[0].dtype, x.device)
         for start in range(0, x.shape[0], step):
             a, b = (torch.cdist(space[start : start + step], space) for space in spaces)
             scores[start : start + step] = (a - b).square_().sum(1)
@@ -211,7 +211,7 @@ def _leverage(x: Tensor, normalize: bool) -> Tensor:
               x_i^\top (X^\top X)^+ x_i = \lVert \Lambda^{-1/2} V^\top x_i \rVert^2
     """
     unit = unit_of(as_float64(torch.stack(x.aminmax())).abs().max())
-    step = blocks.rows_at_once(x.shape[1], torch.float64)
+    step = blocks.rows_at_once(x.shape[1], torch.float64, x.device)
     gram = unit.new_zeros(x.shape[1], x.shape[1])
     for block in x.split(step):
         wide = _wide(block, unit, normalize)

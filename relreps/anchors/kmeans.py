@@ -67,10 +67,10 @@ class KMeansAnchors(Sampler):
     def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """The rows nearest to the centres of a clustering."""
         rows = prepared(x, self.normalize)
-        centres, _ = lloyd.clustered(
+        centers, _ = lloyd.clustered(
             rows, self.num_anchors, self.max_iterations, self.tolerance, self.generator
         )
-        return lloyd.nearest_free_rows(rows, centres)
+        return lloyd.nearest_free_rows(rows, centers)
 
 
 class ClusterAnchors(Sampler):
@@ -137,16 +137,16 @@ class ClusterAnchors(Sampler):
             check_scores("order", scores, x.shape[0])
         check_distinct("num_clusters", self.num_clusters, x)
         rows = prepared(x, self.normalize)
-        centres, clusters = lloyd.clustered(
+        centers, clusters = lloyd.clustered(
             rows, self.num_clusters, self.max_iterations, _TOLERANCE, self.generator
         )
-        if scores == "random":
-            order = self.shuffled(x.shape[0]).to(x.device)
-        elif scores == "center":
-            distance = squared_lengths(rows) - 2 * lloyd.nearest_center(rows, centres)[1]
-            order = distance.argsort(stable=True)
-        else:
+        if isinstance(scores, Tensor):
             order = scores.argsort(descending=True, stable=True).to(x.device)
+        elif scores == "random":
+            order = self.shuffled(x.shape[0]).to(x.device)
+        else:
+            distance = squared_lengths(rows) - 2 * lloyd.nearest_center(rows, centers)[1]
+            order = distance.argsort(stable=True)
         return round_robin(order, clusters)[: self.num_anchors]
 
 

@@ -41,7 +41,7 @@ def plus_plus(rows: Tensor, clusters: int, generator: torch.Generator | None) ->
 
 
 def iterated(
-    rows: Tensor, centres: Tensor, max_iterations: int, tolerance: float
+    rows: Tensor, centers: Tensor, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Centres ``(K, D)`` after Lloyd's iterations, and the cluster of each row by them.
 
@@ -53,26 +53,26 @@ def iterated(
     bound = tolerance * spread / rows.shape[1]
     previous = torch.full_like(squares, -1, dtype=torch.long)
     for _ in range(max_iterations):
-        assigned, scores = nearest_center(rows, centres)
+        assigned, scores = nearest_center(rows, centers)
         if torch.equal(assigned, previous):
-            return centres, assigned
+            return centers, assigned
         previous = assigned
-        moved = _cluster_means(rows, assigned, scores, squares, len(centres))
-        shift = (moved - centres).square().sum()
-        centres = moved
+        moved = _cluster_means(rows, assigned, scores, squares, len(centers))
+        shift = (moved - centers).square().sum()
+        centers = moved
         if shift <= bound:
             break
-    return centres, nearest_center(rows, centres)[0]
+    return centers, nearest_center(rows, centers)[0]
 
 
-def nearest_center(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_center(rows: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest centre of each row, the lowest if tied, and its score.
 
     The score is ``x.c - |c|^2 / 2``, as ``|x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2)``: of the first
     term every centre has the same.
     """
-    half = squared_lengths(centres) / 2
-    number = centres.shape[0]
+    half = squared_lengths(centers) / 2
+    number = centers.shape[0]
     step = blocks.rows_in_cache(number, rows.device)
     # The first of the best is the one that counts most down. This says which one wins a tie on
     # every device, and is twice as fast as a maximum that reports its index.
@@ -82,13 +82,13 @@ def nearest_center(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     for block, index, score in zip(
         rows.split(step), assigned.split(step), scores.split(step), strict=True
     ):
-        table = torch.addmm(half, block, centres.mT, beta=-1)
+        table = torch.addmm(half, block, centers.mT, beta=-1)
         torch.amax(table, -1, out=score)
         index.copy_(number - torch.ge(table, score[:, None], out=table).mul_(down).amax(-1))
     return assigned, scores
 
 
-def nearest_free_rows(rows: Tensor, centres: Tensor) -> Tensor:
+def nearest_free_rows(rows: Tensor, centers: Tensor) -> Tensor:
     """For each centre in turn, the nearest row not taken by an earlier one, the lowest if tied.
 
     Both rows of a cluster of two are equally near to its mean: rounding must not choose.
@@ -96,9 +96,9 @@ def nearest_free_rows(rows: Tensor, centres: Tensor) -> Tensor:
     squares = squared_lengths(rows)
     rounding = tie(squares)
     taken = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
-    chosen = torch.empty(centres.shape[0], dtype=torch.long, device=rows.device)
-    for i, centre in enumerate(centres):
-        distance = torch.addmv(squares, rows, centre, alpha=-2).masked_fill_(taken, torch.inf)
+    chosen = torch.empty(centers.shape[0], dtype=torch.long, device=rows.device)
+    for i, center in enumerate(centers):
+        distance = torch.addmv(squares, rows, center, alpha=-2).masked_fill_(taken, torch.inf)
         chosen[i] = (distance <= distance.min() + rounding).to(torch.uint8).argmax()
         taken[chosen[i]] = True
     return chosen

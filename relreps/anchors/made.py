@@ -52,7 +52,7 @@ def prototypes(x: Tensor, labels: Tensor, num_classes: int | None = None) -> Ten
     labels = labels.long()
     counts = _counts(labels, num_classes)
     total = as_float64(x[:0]).new_zeros(len(counts), x.shape[1])
-    step = blocks.rows_at_once(x.shape[1], torch.float64)
+    step = blocks.rows_at_once(x.shape[1], torch.float64, x.device)
     with full_precision(x):
         for rows, members in zip(x.split(step), labels.split(step), strict=True):
             total = total.index_add(0, members.to(total.device), as_float64(rows))

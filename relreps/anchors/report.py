@@ -150,7 +150,7 @@ def _neighbors(
     """Pairs (anchor, the earlier one it repeats), and the largest distance to a nearest other."""
     size = 1.0 if normalize else float(space.square().sum(1).mean()) ** 0.5
     repeats, farthest = [], 0.0 if space.shape[0] > 1 else math.nan
-    step = blocks.rows_of_table(space.shape[0], space.dtype)
+    step = blocks.rows_of_table(space.shape[0], space.dtype, space.device)
     for start in range(0, space.shape[0], step):
         distance = torch.cdist(
             space[start : start + step], space, compute_mode="donot_use_mm_for_euclid_dist"
@@ -171,7 +171,7 @@ def _missed(x: Tensor, space: Tensor, span: Tensor, frame: _Frame) -> tuple[floa
     radius, inside, total = 0.0, 0.0, 0.0
     unit = unit_of(as_float64(x.abs().max()))
     half = space.square().sum(1) / 2
-    for block in x.split(blocks.rows_of_table(max(space.shape), space.dtype)):
+    for block in x.split(blocks.rows_of_table(max(space.shape), space.dtype, x.device)):
         rows = as_float64(block)
         placed = frame.place(rows)
         # Products choose the nearest anchor; its distance is that of the two rows, exactly 0 if so.

@@ -46,7 +46,7 @@ def prepared(x: Tensor, normalize: bool) -> Tensor:
     """
     rows = torch.empty_like(x, dtype=at_least_float32(x[:0]).dtype)
     if normalize:
-        step = blocks.rows_at_once(x.shape[1], rows.dtype)
+        step = blocks.rows_at_once(x.shape[1], rows.dtype, x.device)
         for source, target in zip(x.split(step), rows.split(step), strict=True):
             target.copy_(unit_rows(at_least_float32(source)))
         return rows
@@ -72,7 +72,7 @@ def squared_lengths(rows: Tensor) -> Tensor:
 
     A sum of squares: the square of a length is not exact where the sum is, as on a grid.
     """
-    step = blocks.rows_at_once(rows.shape[1], rows.dtype)
+    step = blocks.rows_at_once(rows.shape[1], rows.dtype, rows.device)
     return torch.cat([block.square().sum(1) for block in rows.split(step)])
 
 

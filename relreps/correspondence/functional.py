@@ -175,7 +175,7 @@ def _nearest(rows: Tensor, k: int) -> Tensor:
     rest = rows - rows.mean(0)
     squares = rest.square().sum(1)
     near, start = [], 0
-    for some in rest.split(blocks.rows_of_table(len(rows), rows.dtype)):
+    for some in rest.split(blocks.rows_of_table(len(rows), rows.dtype, rows.device)):
         distances = squares - 2 * some @ rest.mT  # but for |x_i|^2, which orders nothing
         own = torch.arange(len(some), device=rows.device)
         distances[own, own + start] = torch.inf

@@ -106,14 +106,14 @@ def check_common_space(x: Tensor, y: Tensor, k: int) -> None:
 
 def _mean_nearest(a: Tensor, b: Tensor, k: int) -> Tensor:
     """Mean cosine of each row of ``a`` to its k nearest rows of ``b``."""
-    step = blocks.rows_of_table(len(b), b.dtype)
+    step = blocks.rows_of_table(len(b), b.dtype, b.device)
     return torch.cat([(rows @ b.mT).topk(k, 1).values.mean(1) for rows in a.split(step)])
 
 
 def _best(a: Tensor, b: Tensor, near_b: Tensor) -> tuple[Tensor, Tensor]:
     """For each row of ``a`` the best row of ``b``, the first of equals, and its lead."""
     best, leads = [], []
-    for rows in a.split(blocks.rows_of_table(len(b), b.dtype)):
+    for rows in a.split(blocks.rows_of_table(len(b), b.dtype, b.device)):
         scores = 2 * (rows @ b.mT) - near_b
         first = scores.max(1)
         best.append(first.indices)

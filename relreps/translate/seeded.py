@@ -169,7 +169,7 @@ class SeededTranslator(Translator):
             except ValueError:  # these pairs determine nothing at all
                 return leads.fill_(torch.nan)
             keys = unit_rows(_compared(found, x[:0], y)[1])
-            for some in held.split(blocks.rows_of_table(len(y), y.dtype)):
+            for some in held.split(blocks.rows_of_table(len(y), y.dtype, y.device)):
                 i, j = pairs[0][some], pairs[1][some][:, None]
                 cosines = unit_rows(_compared(found, x[i], y[:0])[0]) @ keys.mT
                 own = cosines.gather(1, j)

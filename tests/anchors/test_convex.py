@@ -92,6 +92,7 @@ def test_mixtures_keep_the_rules_of_a_module():
     empty.load_state_dict(module.state_dict(), assign=True)
     assert torch.equal(empty(x), module(x))
     assert repr(module) == "ConvexAnchors(60, 8, temperature=0.2)"
+    assert (module.num_samples, module.num_anchors, module.temperature) == (N, A, 0.2)
 
 
 def test_mixtures_are_parallel_anchors_of_a_projection():

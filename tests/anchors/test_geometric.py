@@ -49,6 +49,14 @@ def test_ties_of_the_farthest_go_to_the_lowest_index(dtype, unit):
     assert picks.tolist() == wanted
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_positions_up_to_the_largest_number_of_the_type(dtype):
+    x = torch.rand(N, D, dtype=dtype)
+    x[7, 0] = torch.finfo(dtype).max
+    assert 7 in FarthestAnchors(2, normalize=False)(x)
+    assert leverage_scores(x).argmax() == 7
+
+
 def test_farthest_is_at_most_twice_the_best_radius():
     x, members = blobs()
     picks = FarthestAnchors(BLOBS, normalize=False)(x)

@@ -17,8 +17,8 @@ def large():
     return many_rows()
 
 
-def inertia(x, centres):
-    return torch.cdist(x, centres).amin(1).square().sum()
+def inertia(x, centers):
+    return torch.cdist(x, centers).amin(1).square().sum()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -55,12 +55,12 @@ def test_k_means_restarts_an_empty_cluster(monkeypatch):
 
 
 def test_very_many_centres_leave_a_block_its_rows(monkeypatch):
-    rows, centres = torch.randn(2000, D), torch.randn(1000, D)
+    rows, centers = torch.randn(2000, D), torch.randn(1000, D)
     made = LargestMade(rows)
     with made:
-        nearest = lloyd.nearest_center(rows, centres)[0]
+        nearest = lloyd.nearest_center(rows, centers)[0]
     assert made.entries == 256 * 1000
-    assert torch.equal(nearest, torch.cdist(rows.double(), centres.double()).argmin(1))
+    assert torch.equal(nearest, torch.cdist(rows.double(), centers.double()).argmin(1))
 
 
 def test_k_means_stops_where_it_is_told():
@@ -73,9 +73,9 @@ def test_k_means_of_100_anchors_matches_scikit_learn(large):
     """From the same start: the same inertia within 0.3 %, and the anchors are at its centres."""
     rows = large - large.mean(0)
     start = lloyd.plus_plus(rows, 100, seeded())
-    centres, assigned = lloyd.iterated(rows, start, 100, 1e-4)
+    centers, assigned = lloyd.iterated(rows, start, 100, 1e-4)
     oracle = KMeans(100, init=start.numpy(), n_init=1, max_iter=100, tol=1e-4).fit(rows.numpy())
-    assert (rows - centres[assigned]).double().square().sum().item() == pytest.approx(
+    assert (rows - centers[assigned]).double().square().sum().item() == pytest.approx(
         oracle.inertia_, rel=3e-3
     )
     picks = KMeansAnchors(100, normalize=False, generator=seeded())(large)
@@ -94,8 +94,8 @@ def test_clusters_take_turns(order):
     rounds = draw(x).reshape(3, BLOBS)
     assert all(members[turn].unique().numel() == BLOBS for turn in rounds)
     unit = torch.nn.functional.normalize(x)
-    centres = torch.stack([unit[members == i].mean(0) for i in range(BLOBS)])
-    quality = scores if order in given else -(unit - centres[members]).norm(dim=1)
+    centers = torch.stack([unit[members == i].mean(0) for i in range(BLOBS)])
+    quality = scores if order in given else -(unit - centers[members]).norm(dim=1)
     best = torch.stack([torch.where(members == i, quality, -torch.inf).argmax() for i in range(12)])
     assert (set(rounds[0].tolist()) == set(best.tolist())) == (order != "random")
 

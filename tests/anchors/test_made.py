@@ -99,6 +99,7 @@ def test_ema_copies_first_and_then_averages():
     torch.testing.assert_close(ema.anchors, torch.einsum("t,tad->ad", weights, rounds.detach()))
     assert not ema.anchors.requires_grad
     assert repr(ema) == "EMAAnchors(5, 8, decay=0.9)"
+    assert (ema.in_features, ema.num_anchors, ema.decay) == (D, A, 0.9)
 
 
 @pytest.mark.parametrize(("decay", "kept"), [(0.0, -1), (1.0, 0)])

@@ -61,8 +61,8 @@ def test_a_noiseless_map_is_recovered_exactly():
 
 
 def test_clusters_alone_are_enough_and_the_generator_decides():
-    centres = normal(8, 6)
-    x = centres[torch.arange(120) % 8] + 0.3 * normal(120, 6)
+    centers = normal(8, 6)
+    x = centers[torch.arange(120) % 8] + 0.3 * normal(120, 6)
     truth = torch.randperm(120)
     y = (x @ orthogonal(6, 6))[truth] + 5
     t = fitted(x, y, num_clusters=8)
