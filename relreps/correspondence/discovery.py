@@ -11,8 +11,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import full_precision, unit_rows
 from relreps._core.warnings import warn
-from relreps.correspondence import rows as spaces
-from relreps.correspondence import transport
+from relreps.correspondence import spaces, transport
 from relreps.correspondence.pairs import Pairs, Seeds, checked_seeds
 
 #: Regularisation of the last plan, relative to the mean cost.

@@ -8,7 +8,7 @@ from torch import Tensor
 from relreps._core import checks, draws
 from relreps._core.linalg import full_precision, unit_rows
 from relreps.anchors import lloyd
-from relreps.correspondence import rows as spaces
+from relreps.correspondence import spaces
 from relreps.correspondence.discovery import EPSILON, Anchors, both_spaces, matched
 from relreps.correspondence.pairs import Pairs
 

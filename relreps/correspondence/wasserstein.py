@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from relreps._core.linalg import at_least_float32, full_precision, unit_rows
-from relreps.correspondence import rows as spaces
-from relreps.correspondence import transport
+from relreps.correspondence import spaces, transport
 from relreps.correspondence.unsupervised import matched_centers
 
 #: Sinkhorn iterations in a step of the alternation, and in the last one.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64
-from relreps.correspondence import rows as spaces
+from relreps.correspondence import spaces
 from relreps.correspondence.pairs import Indices, Seeds, united
 from relreps.correspondence.wasserstein import coupled
 from relreps.translate.base import Preprocessing

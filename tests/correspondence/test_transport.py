@@ -5,7 +5,7 @@ import ot
 import pytest
 import torch
 
-from relreps.correspondence import transport, wasserstein
+from relreps.correspondence import transport
 from tests._data import normal
 
 close = torch.testing.assert_close
@@ -41,6 +41,17 @@ def test_marginals_hold_at_a_small_regularisation_and_the_plan_is_that_of_pot():
     close(plan, torch.from_numpy(oracle), atol=1e-5, rtol=0)
 
 
-def test_effective_rank():
-    assert wasserstein.effective_rank(torch.ones(7)) == 7
-    assert wasserstein.effective_rank(torch.tensor([1.0, 0.0, 0.0])) == 1
+def test_an_alternation_with_costs_that_stay_is_one_plan():
+    cost, y = torch.rand(12, 12, dtype=torch.float64), normal(12, 3)
+    end = transport.alternate(cost, lambda means: cost, y, 2, 0.05, (50, 5000))
+    plan, _, error = transport.sinkhorn(cost, 0.05, 5000)
+    assert max(end.error, error) < 1e-3
+    close(end.plan, plan, atol=1e-3, rtol=0)
+    close(end.means[:2], y[:2])
+    close(end.means[2:], (end.plan @ y * 12)[2:], atol=1e-2, rtol=0)
+
+
+def test_equal_costs_of_zero_are_shared_alike():
+    plan, _, error = transport.sinkhorn(torch.zeros(4, 4, dtype=torch.float64), 0.1, 100)
+    close(plan, torch.full((4, 4), 1 / 16, dtype=torch.float64))
+    assert error < 1e-9

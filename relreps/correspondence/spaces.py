@@ -1,4 +1,4 @@
-"""Rows as the methods see them: checked, drawn if they are many, about their mean, whitened."""
+"""Two spaces as the methods see them: checked, drawn if large, about their means, whitened."""
 
 from __future__ import annotations
 
