@@ -144,8 +144,8 @@ def matched(
     With a the share of the pairs beyond the seeds that are each other's nearest, and :math:`a_0`
     what wrong starts reach, the agreement is :math:`(a - a_0) / (1 - a_0)`, from 0 to 1.
     """
-    anchors, end = _alternated(x, y, start, epsilon, seeds)
-    transport.warn_unless_converged(end.error, epsilon, _ITERATIONS[1], end.plan)
+    anchors, plan, error = _alternated(x, y, start, epsilon, seeds)
+    transport.warn_unless_converged(error, epsilon, _ITERATIONS[1], plan)
     pairs = _snapped(_similarity(x, y, anchors), seeds)
     free = pairs.scores[seeds:]
     if len(free) == 0:
@@ -173,23 +173,23 @@ def matched(
 
 def _alternated(
     x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int
-) -> tuple[Anchors, transport.Coupling]:
-    """Anchors found from those to start with; the first ``seeds`` rows of both sides are pairs.
+) -> tuple[Anchors, Tensor, float]:
+    r"""Anchors found from those to start with, the last plan, and the share of it out of place.
 
-    Every row of ``x`` becomes an anchor whose partner is the mean of the rows of ``y`` that the
-    plan gives it: its direction lies on the sphere, its length, between 0 and 1 for a mean of unit
-    vectors, says how certain the plan is, and weighs the column of the code.
+    The first ``seeds`` rows of both sides are pairs. The codes relative to the present anchors give
+    a plan P, and every row of ``x`` becomes an anchor whose partner is the mean
+    :math:`b_i = \sum_j P_{ij} y_j / \sum_j P_{ij}` of the rows of ``y`` that the plan gives it: its
+    direction lies on the sphere, its length, between 0 and 1 for a mean of unit vectors, says how
+    certain the plan is, and weighs the column of the code.
     """
-
-    def anchors(means: Tensor) -> Anchors:
-        return Anchors(x, unit_rows(means), torch.linalg.vector_norm(means, dim=-1))
-
-    def costs(means: Tensor) -> Tensor:
-        return 1 - _similarity(x, y, anchors(means))
-
-    first = 1 - _similarity(x, y, start, own=seeds > 0)  # seeds are rows of `x`; others are not
-    end = transport.alternate(first, costs, y, seeds, epsilon, _ITERATIONS)
-    return anchors(end.means), end
+    anchors, own, scalings = start, seeds > 0, None  # seeds are rows of `x`; others are not
+    for level, iterations in transport.schedule(epsilon, _ITERATIONS):
+        cost = 1 - _similarity(x, y, anchors, own)
+        plan, scalings, error = transport.sinkhorn(cost, level, iterations, scalings)
+        means = transport.barycenters(plan, y, seeds)
+        anchors = Anchors(x, unit_rows(means), torch.linalg.vector_norm(means, dim=-1))
+        own = True
+    return anchors, plan, error
 
 
 def _similarity(x: Tensor, y: Tensor, anchors: Anchors, own: bool = True) -> Tensor:
@@ -201,7 +201,8 @@ def _similarity(x: Tensor, y: Tensor, anchors: Anchors, own: bool = True) -> Ten
     codes_x, codes_y = x @ anchors.x.mT, y @ anchors.y.mT
     if own:
         codes_x.fill_diagonal_(0)
-    return unit_rows(codes_x * anchors.weights) @ unit_rows(codes_y * anchors.weights).mT
+    codes = unit_rows(torch.cat((codes_x, codes_y)) * anchors.weights)
+    return codes[: len(x)] @ codes[len(x) :].mT
 
 
 def _share_by_chance(
@@ -212,7 +213,7 @@ def _share_by_chance(
     shuffled = shuffled[torch.randperm(len(shuffled), generator=generator).to(y.device)]
     if seeds:
         y, shuffled = shuffled, shuffled[:seeds]
-    anchors, _ = _alternated(x, y, start._replace(y=shuffled), epsilon, seeds)
+    anchors = _alternated(x, y, start._replace(y=shuffled), epsilon, seeds)[0]
     scores = _snapped(_similarity(x, y, anchors), seeds).scores
     return float((scores[seeds:] > 0).double().mean())
 

@@ -1,14 +1,10 @@
-"""Optimal transport between two sets of rows, alone and in alternation with what it moves."""
+"""Optimal transport between two sets of rows: plans, and what alternations with them share."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from relreps._core.rounding import safe_reciprocal
 from relreps._core.warnings import warn
 
 #: Steps of an alternation, over which the regularisation falls from the first value to the last.
@@ -18,54 +14,16 @@ _FIRST_EPSILON = 0.2
 _TOLERANCE = 1e-2
 
 
-class Coupling(NamedTuple):
-    """Where an alternation ended."""
+def schedule(epsilon: float, iterations: tuple[int, int]) -> list[tuple[float, int]]:
+    """Regularisation and Sinkhorn iterations of each step of an alternation.
 
-    means: Tensor
-    """For each row of ``x`` the mean of the rows of ``y`` that the plan gives it ``(N, D_y)``."""
-    plan: Tensor
-    """The last plan ``(N, M)``."""
-    cost: Tensor
-    """What it was made for ``(N, M)``."""
-    error: float
-    """Share of its mass that is in the wrong place."""
-
-
-def alternate(
-    cost: Tensor,
-    costs: Callable[[Tensor], Tensor],
-    y: Tensor,
-    seeds: int,
-    epsilon: float,
-    iterations: tuple[int, int],
-) -> Coupling:
-    r"""A plan that depends on costs that depend on the plan, by turns.
-
-    .. math:: P_t = \arg\min_P\ \langle P, C(b_{t-1}) \rangle - \epsilon_t H(P), \qquad
-              b_t(i) = \sum_j P_{ij}\, y_j \Big/ \sum_j P_{ij}
-
-    for 20 steps in which :math:`\epsilon_t` falls geometrically: a soft plan first, that commits to
-    nothing. O(NM (iterations + D)) time a step, O(NM) memory.
-
-    Args:
-        cost: Costs ``(N, M)`` to start with.
-        costs: Costs ``(N, M)`` from the means ``(N, D_y)``.
-        y: Rows that are given to others ``(M, D_y)``.
-        seeds: So many first rows of both sides are pairs: their mean is their partner.
-        epsilon: The last :math:`\epsilon`, relative to the mean cost.
-        iterations: Largest number of Sinkhorn iterations in a step, and in the last one, whose plan
-            has to be right.
+    The regularisation falls geometrically to ``epsilon``: a soft plan first, that commits to
+    nothing. The last plan, which has to be right, gets the second number of iterations.
     """
-    scalings = None
-    for t in range(_STEPS):
-        level = _FIRST_EPSILON * (epsilon / _FIRST_EPSILON) ** (t / (_STEPS - 1))
-        last = t == _STEPS - 1
-        plan, scalings, error = sinkhorn(cost, level, iterations[last], scalings)
-        means = (plan / plan.sum(1, keepdim=True)) @ y
-        means[:seeds] = y[:seeds]
-        if not last:
-            cost = costs(means)
-    return Coupling(means, plan, cost, error)
+    levels = [
+        _FIRST_EPSILON * (epsilon / _FIRST_EPSILON) ** (t / (_STEPS - 1)) for t in range(_STEPS)
+    ]
+    return [(level, iterations[t == _STEPS - 1]) for t, level in enumerate(levels)]
 
 
 def sinkhorn(
@@ -83,8 +41,8 @@ def sinkhorn(
     size = max(n, m)
     rows = cost.new_full((n + (n < m),), 1 / size)
     columns = cost.new_full((m + (m < n),), 1 / size)
-    relative = cost * safe_reciprocal(cost.mean())
-    padded = torch.nn.functional.pad(relative, (0, int(m < n), 0, int(n < m)), value=1.0)
+    mean = cost.mean().clamp(min=torch.finfo(cost.dtype).tiny)  # costs may all be 0
+    padded = torch.nn.functional.pad(cost / mean, (0, int(m < n), 0, int(n < m)), value=1.0)
     if n != m:
         (rows if n < m else columns)[-1] = abs(n - m) / size
     plan, log = ot.bregman.sinkhorn_log(
@@ -101,6 +59,16 @@ def sinkhorn(
     # Mass too much here is too little there: half of the differences have to move.
     error = max((plan.sum(1) - rows).abs().sum(), (plan.sum(0) - columns).abs().sum()) / 2
     return plan[:n, :m], (log["log_u"], log["log_v"]), float(error)
+
+
+def barycenters(plan: Tensor, y: Tensor, seeds: int) -> Tensor:
+    """The mean of the rows of ``y`` that a plan gives to each row of ``x`` ``(N, D_y)``.
+
+    The first ``seeds`` rows of both sides are pairs, and get their partner.
+    """
+    means = (plan / plan.sum(1, keepdim=True)) @ y
+    means[:seeds] = y[:seeds]
+    return means
 
 
 def warn_unless_converged(error: float, epsilon: float, iterations: int, plan: Tensor) -> None:

@@ -43,28 +43,21 @@ def coupled(
         rows_x = spaces.centered_directions("x", x).to(wide)
         rows_y = spaces.centered_directions("y", y).to(rows_x)
         if seeds:
-            start = rows_x[:seeds].mT @ rows_y[:seeds]
+            moment = rows_x[:seeds].mT @ rows_y[:seeds]
         else:
-            start = _moment_of_clusters(x, y, rows_x, rows_y, num_clusters, generator)
-
-        def costs(moment: Tensor) -> Tensor:
+            moment = _moment_of_clusters(x, y, rows_x, rows_y, num_clusters, generator)
+        scalings = None
+        for level, iterations in transport.schedule(epsilon, _ITERATIONS):
             u, s, vh = torch.linalg.svd(moment, full_matrices=False)
             rank = effective_rank(s)
-            return 1 - unit_rows(rows_x @ u[:, :rank]) @ unit_rows(rows_y @ vh[:rank].mT).mT
-
-        end = transport.alternate(
-            costs(start),
-            lambda means: costs(rows_x.mT @ means),
-            rows_y,
-            seeds,
-            epsilon,
-            _ITERATIONS,
-        )
-    transport.warn_unless_converged(end.error, epsilon, _ITERATIONS[1], end.plan)
-    to_y, to_x = end.plan.argmax(1), end.plan.argmax(0)
+            cost = 1 - unit_rows(rows_x @ u[:, :rank]) @ unit_rows(rows_y @ vh[:rank].mT).mT
+            plan, scalings, error = transport.sinkhorn(cost, level, iterations, scalings)
+            moment = rows_x.mT @ transport.barycenters(plan, rows_y, seeds)
+    transport.warn_unless_converged(error, epsilon, _ITERATIONS[1], plan)
+    to_y, to_x = plan.argmax(1), plan.argmax(0)
     i = torch.arange(len(to_y), device=to_y.device)
     i = i[to_x[to_y] == i]
-    return i, to_y[i], float((end.plan * end.cost).sum() / end.plan.sum()), end.error
+    return i, to_y[i], float((plan * cost).sum() / plan.sum()), error
 
 
 def effective_rank(s: Tensor) -> int:

@@ -41,14 +41,20 @@ def test_marginals_hold_at_a_small_regularisation_and_the_plan_is_that_of_pot():
     close(plan, torch.from_numpy(oracle), atol=1e-5, rtol=0)
 
 
-def test_an_alternation_with_costs_that_stay_is_one_plan():
-    cost, y = torch.rand(12, 12, dtype=torch.float64), normal(12, 3)
-    end = transport.alternate(cost, lambda means: cost, y, 2, 0.05, (50, 5000))
-    plan, _, error = transport.sinkhorn(cost, 0.05, 5000)
-    assert max(end.error, error) < 1e-3
-    close(end.plan, plan, atol=1e-3, rtol=0)
-    close(end.means[:2], y[:2])
-    close(end.means[2:], (end.plan @ y * 12)[2:], atol=1e-2, rtol=0)
+def test_a_schedule_falls_to_epsilon_and_ends_with_the_most_iterations():
+    levels, iterations = zip(*transport.schedule(0.02, (5, 99)), strict=True)
+    ratios = torch.tensor(levels[1:]) / torch.tensor(levels[:-1])
+    close(ratios, ratios[:1].expand(19))
+    assert levels[0] == pytest.approx(0.2)
+    assert levels[-1] == pytest.approx(0.02)
+    assert iterations == (5,) * 19 + (99,)
+
+
+def test_barycenters_are_means_by_the_plan_and_seeds_keep_their_partners():
+    plan, y = torch.rand(6, 5, dtype=torch.float64), normal(5, 3)
+    means = transport.barycenters(plan, y, 2)
+    close(means[:2], y[:2])
+    close(means[4], (plan[4][:, None] * y).sum(0) / plan[4].sum())
 
 
 def test_equal_costs_of_zero_are_shared_alike():
