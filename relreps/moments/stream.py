@@ -15,17 +15,8 @@ from relreps._core import checks
 from relreps._core.distributed import check_agreement
 from relreps._core.linalg import as_float64
 from relreps._core.rounding import rounding_of
-from relreps.moments.value import (
-    BOTH,
-    Pairs,
-    Product,
-    RowMoments,
-    check_chunk_weights,
-    elementwise,
-    finite_moments,
-    outer,
-    row_moments,
-)
+from relreps.moments.rows import check_chunk_weights, finite_moments, row_moments
+from relreps.moments.value import BOTH, Pairs, Product, RowMoments, elementwise, outer
 
 
 class MomentStream(nn.Module):

@@ -93,6 +93,9 @@ class Normalizer(nn.Module, ABC):
     def remember(self, statistics: Statistics) -> Self:
         """Keep statistics for `forward`."""
 
+    def check_affine(self) -> None:
+        """Raise if it is not an affine map of rows, or of unit rows if `unit_rows`."""
+
     def refuse(self, moments: RowMoments, name: str = "x") -> None:
         """Raise if no map follows from these moments. May look at values."""
 

@@ -122,6 +122,11 @@ class NormalizerChain(Normalizer):
             normalizer.remember(own)
         return self
 
+    def check_affine(self) -> None:
+        """Refuse a part after the first that brings rows to length one."""
+        if any(normalizer.unit_rows for normalizer in list(self)[1:]):
+            raise ValueError(f"`{self}` is not affine: only its first part may be `UnitNorm`.")
+
     def refuse(self, moments: RowMoments, name: str = "x") -> None:
         """Raise where one of them does."""
         for normalizer in list(self)[self.unit_rows :]:
@@ -136,8 +141,6 @@ class NormalizerChain(Normalizer):
         """
         whole = Affine()
         for normalizer in list(self)[self.unit_rows :]:
-            if normalizer.unit_rows:
-                raise ValueError(f"{self} is not affine: only its first part may be `UnitNorm`.")
             own = normalizer.affine(moments)
             moments = moments.mapped((own.shift, own.factor))
             whole = Affine(

@@ -10,7 +10,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps.correspondence.functional import functional_pairs
 from relreps.correspondence.pairs import Seeds, united
-from relreps.translate.base import Preprocessing
+from relreps.translate.matrix import Preprocessing
 from relreps.translate.procrustes import Scale
 from relreps.translate.seeded import SeededTranslator
 

@@ -7,7 +7,7 @@ import torch
 from relreps._core.warnings import warn
 from relreps.correspondence.transport import assign
 from relreps.moments import elementwise
-from relreps.translate.base import Preprocessing, Problem, Solution
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 
@@ -59,6 +59,7 @@ class PermutationTranslator(MomentTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         signed: bool = False,
         pre: Preprocessing | None = "center",
     ) -> None:

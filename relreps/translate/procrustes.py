@@ -14,8 +14,8 @@ from relreps._core.rounding import rank_tolerance
 from relreps._core.warnings import warn
 from relreps.moments import RowMoments, elementwise, outer
 from relreps.moments.value import times
-from relreps.translate.base import Preprocessing, Problem, Solution
 from relreps.translate.gram import Gram
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 Scale = Literal["none", "umeyama", "norm"]
@@ -107,6 +107,7 @@ class ProcrustesTranslator(MomentTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         scale: Scale = "none",
         allow_reflection: bool = True,
         pre: Preprocessing | None = "center",
@@ -219,11 +220,14 @@ class LOrthoTranslator(ProcrustesTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         scale: Scale = "none",
         allow_reflection: bool = True,
         pre: Preprocessing | None = "center",
     ) -> None:
-        super().__init__(in_features, out_features, scale, allow_reflection, pre)
+        super().__init__(
+            in_features, out_features, scale=scale, allow_reflection=allow_reflection, pre=pre
+        )
         self.products = (outer, elementwise)
 
     def _direction(self, m: RowMoments) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import full_precision, unit_rows
 from relreps.correspondence.neighbors import check_common_space
-from relreps.translate.base import MatrixTranslator, Preprocessing, Problem, Solution
+from relreps.translate.matrix import MatrixTranslator, Preprocessing, Problem, Solution
 from relreps.translate.procrustes import procrustes
 
 

@@ -15,7 +15,8 @@ from relreps._core.linalg import as_float64, at_least_float32, unit_rows
 from relreps._core.warnings import NumericalWarning, warn
 from relreps.correspondence.neighbors import matched
 from relreps.correspondence.pairs import Indices, Pairs, Seeds, checked_seeds, united
-from relreps.translate.base import Preprocessing, Translator
+from relreps.translate.base import Translator
+from relreps.translate.matrix import Preprocessing
 from relreps.translate.procrustes import ProcrustesTranslator, Scale
 
 #: Agreement below which it is said that the pairs are not to be believed.

@@ -12,8 +12,8 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.distributed import check_agreement
 from relreps.moments import Moments, RowMoments, outer
-from relreps.moments.value import check_chunk_weights
-from relreps.translate.base import MatrixTranslator
+from relreps.moments.rows import check_chunk_weights
+from relreps.translate.matrix import MatrixTranslator
 
 
 class MomentTranslator(MatrixTranslator):
@@ -142,10 +142,9 @@ class MomentTranslator(MatrixTranslator):
                 "`partial_fit`, or bring the rows to length one and take `pre=None`."
             )
         state = moments.state()
-        products = self.products[0], outer, self.products[1]
         scatters = (
             whole if times is outer else whole.diagonal()
-            for whole, times in zip(state.scatters, products, strict=True)
+            for whole, times in zip(state.scatters, self._products(), strict=True)
         )
         return replace(state, scatters=tuple(scatters))
 

@@ -12,7 +12,7 @@ from relreps._core.linalg import as_float64
 from relreps.correspondence import spaces
 from relreps.correspondence.pairs import Indices, Seeds, united
 from relreps.correspondence.wasserstein import coupled
-from relreps.translate.base import Preprocessing
+from relreps.translate.matrix import Preprocessing
 from relreps.translate.procrustes import Scale
 from relreps.translate.seeded import SeededTranslator
 

@@ -30,11 +30,11 @@ TRANSLATORS = [
     lambda: ProcrustesTranslator(6, 5, pre="standard"),
     lambda: ProcrustesTranslator(6, 5, scale="norm", pre="unit"),
     lambda: LinearTranslator(6, 5),
-    lambda: AffineTranslator(6, 5, "gcv"),
+    lambda: AffineTranslator(6, 5, ridge="gcv"),
     lambda: ProcrustesRidgeTranslator(6, 5),
     lambda: ReducedRankTranslator(6, 5, 2),
     lambda: LOrthoTranslator(6, 5),
-    lambda: CCATranslator(6, 5, 3),
+    lambda: CCATranslator(6, 5, max_rank=3),
     lambda: WhitenedTranslator(6, 5),
     lambda: PermutationTranslator(6, 5, signed=True),
 ]
