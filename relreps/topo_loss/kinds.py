@@ -159,7 +159,7 @@ class OfRows(_OfMatrix):
         i, j = torch.triu_indices(n, n, 1, device=device)
         # Traced, a block is for each cloud, so that one program runs for any number of clouds.
         width = x.numel() // max(n, 1) if checks.eager() else x.shape[-1]
-        at_once = blocks.rows_of_table(width, x.dtype)
+        at_once = blocks.rows_of_table(width, x.dtype, device)
         found = [
             self.between(x.index_select(-2, a), x.index_select(-2, b))
             for a, b in zip(i.split(at_once), j.split(at_once), strict=True)
