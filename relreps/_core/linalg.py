@@ -168,6 +168,24 @@ class _PolarFactor(torch.autograd.Function):
         return out, None
 
 
+def differentiable_once(value: Tensor, name: str) -> Tensor:
+    """The value itself, which refuses a second derivative: part of it is constant to autograd."""
+    out: Tensor = _Once.apply(value, name)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        _first_order_only(ctx.name)
+        return grad, None
+
+
 def _first_order_only(name: str) -> None:
     """Refuse to be differentiated again: what is saved is constant to autograd."""
     if torch.is_grad_enabled():  # in a backward, only if its graph is to be kept

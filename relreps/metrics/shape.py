@@ -6,15 +6,10 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, full_precision, inverse_sqrt
-from relreps._core.rounding import safe_reciprocal
-from relreps.metrics.paired import (
-    Pair,
-    centred,
-    differentiable_once,
-    paired_rows,
-    warn_of_few_rows,
-)
+from relreps._core.linalg import as_float64, differentiable_once, full_precision, inverse_sqrt
+from relreps._core.rounding import safe_reciprocal, safe_sqrt
+from relreps.metrics.cca import warn_of_few_rows
+from relreps.metrics.paired import Pair, centered, paired_rows
 from relreps.moments import elementwise, outer, row_moments
 
 
@@ -94,7 +89,7 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     # The angle by its tangent: the arc cosine has an infinite slope at 1, which stands for equal.
     squared_sine = 1 - cosine.square()
     apart = squared_sine > 64 * torch.finfo(cosine.dtype).eps
-    sine = torch.where(apart, torch.where(apart, squared_sine, 1).sqrt(), 0)
+    sine = safe_sqrt(torch.where(apart, squared_sine, 0))
     angle = torch.where(apart, torch.atan2(sine, cosine), 0)
     return differentiable_once(pair.result(angle), "shape_distance")
 
@@ -113,8 +108,7 @@ def _cosine(pair: Pair, alpha: float) -> Tensor:
                 warn_of_few_rows(len(x), rank_x, rank_y)
             xx, xy, yy = to_x @ xx @ to_x, to_x @ xy @ to_y, to_y @ yy @ to_y
             xx, yy = xx.diagonal(), yy.diagonal()
-        size = xx.sum() * yy.sum()
-        return _nuclear_norm(xy) * safe_reciprocal(torch.where(size > 0, size, 1).sqrt())
+        return _nuclear_norm(xy) * safe_reciprocal(safe_sqrt(xx.sum() * yy.sum()))
 
 
 def _narrowed(x: Tensor) -> Tensor:
@@ -124,7 +118,7 @@ def _narrowed(x: Tensor) -> Tensor:
     """
     if x.shape[1] <= x.shape[0]:
         return x
-    x = centred(as_float64(x))
+    x = centered(as_float64(x))
     basis: Tensor = torch.linalg.qr(x.detach().mT).Q
     return x @ basis
 

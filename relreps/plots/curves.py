@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps.metrics.paired import varying
+from relreps._core.rounding import rounding_of
+from relreps.metrics.paired import varies
 from relreps.plots._axes import check_type, new_axes
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def plot_proxy(
     map_name = None if labels is None else cmap
     across, up = points.numpy()
     ax.scatter(across, up, c=colours, s=point_size, cmap=map_name, lw=0)
-    vary = all(bool(varying(side[:, None])) for side in sides.values())
+    vary = all(bool(varies(side[:, None], rounding_of(side.dtype))) for side in sides.values())
     r = f"{float(torch.corrcoef(points)[0, 1]):.3f}" if vary else "n/a"
     ax.text(0.03, 0.97, f"r = {r}, n = {len(similarity)}", transform=ax.transAxes, va="top")
     ax.set_xlabel("similarity to the reference")

@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from relreps import NumericalWarning
-from relreps.metrics import dissimilarity as module
+from relreps._core import blocks
 from relreps.metrics import distance_correlation, regression_r2, rsa
 from tests._data import Largest
 
@@ -31,6 +31,11 @@ def tied_spaces(n=40):
     return tuple(torch.randint(0, 2, (n, 4)).double() for _ in range(2))
 
 
+def rows_at_once(monkeypatch, distances):
+    """As many rows of a table at once as have so many distances."""
+    monkeypatch.setattr(blocks, "rows_of_table", lambda columns, _: max(1, distances // columns))
+
+
 def compared(a, b, compare):
     if compare == "spearman":
         return stats.spearmanr(a, b).statistic
@@ -43,7 +48,7 @@ def compared(a, b, compare):
 @each_comparison
 @pytest.mark.parametrize("block", [1, 300, 1 << 20])
 def test_rsa_is_that_of_scipy(rdm, compare, block, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", block)
+    rows_at_once(monkeypatch, block)
     x, y = spaces()
     wanted = compared(pdist(x.numpy(), rdm), pdist(y.numpy(), rdm), compare)
     assert float(rsa(x, y, rdm, compare)) == pytest.approx(wanted, abs=1e-12)
@@ -92,7 +97,7 @@ def distance_correlation_by_sums(x, y):
 @pytest.mark.parametrize("make", [spaces, tied_spaces])
 @pytest.mark.parametrize("block", [1, 300, 1 << 20])
 def test_distance_correlation_is_the_definition(make, block, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", block)
+    rows_at_once(monkeypatch, block)
     x, y = make()
     wanted = distance_correlation_by_sums(x, y)
     assert float(distance_correlation(x, y)) == pytest.approx(wanted, abs=1e-12)
@@ -121,7 +126,7 @@ def test_distance_correlation_gradients_at_copies():
     "measure", [lambda x, y: rsa(x, y, compare="pearson"), distance_correlation]
 )
 def test_memory_for_some_rows_of_distances(measure, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 10_000)
+    rows_at_once(monkeypatch, 10_000)
     x, y = spaces(1000, 3, 3)
     with Largest() as largest, torch.no_grad():
         measure(x, y)
