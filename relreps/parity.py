@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from relreps._core import checks
 from relreps._core.linalg import as_float64, full_precision
 from relreps.projection import RelativeProjection
-from relreps.translate.base import MatrixTranslator, Preprocessing, Problem, Solution
+from relreps.translate.matrix import MatrixTranslator, Preprocessing, Problem, Solution
 
 __all__ = ["RunningRelativeProjection", "SGDAffineTranslator", "both_placements"]
 
@@ -122,6 +122,7 @@ class SGDAffineTranslator(MatrixTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         max_iterations: int = 300,
         lr: float = 1e-3,
         pre: Preprocessing = "standard",

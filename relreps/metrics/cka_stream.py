@@ -81,18 +81,15 @@ class Frame(NamedTuple):
         narrow = longer.to(wide.dtype)
         return narrow if bool(narrow.isfinite().all()) else longer
 
-    def move(self, moments: RowMoments, side: int, into: Frame) -> RowMoments:
-        """Moments of rows in this frame, had they been measured in another one."""
-        f = self.unit / into.unit
+    def into(self, other: Frame) -> tuple[Tensor, Tensor]:
+        """What rows in this frame are multiplied with to be in another one, and then moved by."""
+        f = self.unit / other.unit
         if not self.debiased:
-            return moments.mapped(side, None, f)
-        t = (self.origin - into.origin) / into.unit
+            return f, torch.zeros_like(f)
+        t = (self.origin - other.origin) / other.unit
         matrix = torch.eye(len(t) + 1, dtype=t.dtype, device=t.device) * f
         matrix[:-1, -1], matrix[-1, -1] = 2 * f * t, f * f
-        moved = moments.mapped(side, None, matrix)
-        means = list(moved.means)
-        means[side] = means[side] + torch.cat((t, t.square().sum()[None]))
-        return replace(moved, means=tuple(means))
+        return matrix, torch.cat((t, t.square().sum()[None]))
 
     def parts(self, mean: Tensor, scatter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean about zero, in this unit; products of features; and q, what gives r of a row."""
@@ -238,10 +235,11 @@ class CKA(nn.Module):
 
     def _moments_in(self, frames: tuple[Frame, Frame]) -> RowMoments:
         """What has been seen, had it been measured in these frames."""
-        moments = self.moments.state()
-        for side, (own, other) in enumerate(zip(self._frames(), frames, strict=True)):
-            moments = own.move(moments, side, other)
-        return moments
+        own_x, own_y = self._frames()
+        (to_x, plus_x), (to_y, plus_y) = own_x.into(frames[0]), own_y.into(frames[1])
+        moved = self.moments.state().mapped((None, to_x), (None, to_y))
+        mean_x, mean_y = moved.means
+        return replace(moved, means=(mean_x + plus_x, mean_y + plus_y))
 
     def extra_repr(self) -> str:
         """Constructor call."""

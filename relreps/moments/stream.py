@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -13,17 +14,9 @@ from torch import Tensor, nn
 from relreps._core import checks
 from relreps._core.distributed import check_agreement
 from relreps._core.linalg import as_float64
-from relreps.moments.value import (
-    BOTH,
-    Pairs,
-    Product,
-    RowMoments,
-    check_chunk_weights,
-    elementwise,
-    finite_moments,
-    outer,
-    row_moments,
-)
+from relreps._core.rounding import rounding_of
+from relreps.moments.rows import check_chunk_weights, finite_moments, row_moments
+from relreps.moments.value import BOTH, Pairs, Product, RowMoments, elementwise, outer
 
 
 class MomentStream(nn.Module):
@@ -108,7 +101,7 @@ class MomentStream(nn.Module):
             )
         whole = self.state().all_reduced(group)
         self._write(whole)
-        self.coarse.fill_(whole.dtype != torch.float64)
+        self.coarse.fill_(whole.eps != rounding_of(torch.float64))
         self.reduced.fill_(1)
         return self
 
@@ -121,24 +114,24 @@ class MomentStream(nn.Module):
     def add(self, moments: RowMoments) -> Self:
         """Add what has been summed elsewhere: moments of the same sides, pairs and products."""
         moments = moments.to(self.count.device)
-        coarse = (moments.total > 0) & (
-            moments.dtype != torch.float64
-        )  # rows of no weight are none
+        exact = moments.eps == rounding_of(torch.float64)
+        coarse = (moments.total > 0) & (not exact)  # rows without weight are none
         self._write(self._sums() + moments)
         self.coarse.logical_or_(coarse)
         return self
 
     def state(self) -> RowMoments:
         """What has been seen so far; later rows do not change it."""
-        seen = self._sums(torch.float32 if bool(self.coarse > 0) else torch.float64)
-        return seen * 1.0
+        dtype = torch.float32 if bool(self.coarse > 0) else torch.float64
+        return replace(self._sums() * 1.0, eps=rounding_of(dtype))
 
-    def _sums(self, dtype: torch.dtype = torch.float64) -> RowMoments:
-        """The buffers as a value; ``dtype`` does not look at them, so as not to wait for them."""
+    def _sums(self) -> RowMoments:
+        """The buffers as a value; how coarse the rows were is not looked at, nor waited for."""
         means, scatters = (
             tuple(getattr(self, name) for name in names) for names in (self._means, self._scatters)
         )
-        return RowMoments(self.count, means, scatters, self._pairs, self.squares, dtype)
+        eps = rounding_of(torch.float64)
+        return RowMoments(self.count, means, scatters, self._pairs, self.squares, eps)
 
     def _write(self, new: RowMoments) -> Self:
         self.count.copy_(new.total)

@@ -1,34 +1,25 @@
 """Counts, means and centred products of rows, in float64: a value that is added up.
 
-Normalisers, translators and measures all rest on these few sums, so they are taken in one place.
-Every chunk is centred on its own mean before it is squared (data of mean 1000 lose nothing); its
-products stay in the precision of the input, or in float64 if asked for; sums over chunks are
-float64. Any chunking, and any order of adding, gives the same moments up to float64 rounding.
+Normalisers, translators and measures all rest on these few sums, so they are kept in one form. Any
+order of adding gives the same moments up to float64 rounding. `relreps.moments.rows` takes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial, reduce
-from operator import add
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from relreps._core import checks
-from relreps._core.blocks import rows_at_once
 from relreps._core.distributed import all_reduce_sum
-from relreps._core.linalg import as_float64, full_precision
 from relreps._core.rounding import is_constant, rounding_of, safe_sqrt
-
-#: Chunks whose means are kept until they are put together. What is kept lies between the freed
-#: chunks and stops the allocator from using them again, so these few cost some chunks of memory.
-_GROUP = 4
 
 Product = Callable[[Tensor, Tensor], Tensor]
 Pairs = tuple[tuple[int, int], ...]
+#: What is subtracted from the rows of a side, and what they are then multiplied by.
+Map = tuple[Tensor | None, Tensor | None]
 
 #: Of two paired spaces: each with itself, and one with the other.
 BOTH: Pairs = ((0, 0), (0, 1), (1, 1))
@@ -58,7 +49,7 @@ class RowMoments:
             :math:`(D_i, D_j)`, or :math:`(D_i,)` where only equal features were multiplied.
         pairs: Which sides were multiplied.
         squares: Sum of the squared weights, a scalar.
-        dtype: The coarsest type of the rows, float32 or float64: how they are rounded.
+        eps: Relative rounding of the rows: that of float32 if any of them are coarser than float64.
     """
 
     total: Tensor
@@ -66,7 +57,7 @@ class RowMoments:
     scatters: tuple[Tensor, ...]
     pairs: Pairs
     squares: Tensor
-    dtype: torch.dtype
+    eps: float
 
     def __add__(self, other: RowMoments) -> RowMoments:
         # With weights V, W and means m, m + d of the two, the mean of all is m + d W / (V + W), and
@@ -74,7 +65,7 @@ class RowMoments:
         #   V (d W / (V + W))² + W (d V / (V + W))² = d² V W / (V + W)
         # (Chan, Golub and LeVeque 1983). Nothing large is subtracted.
         total = self.total + other.total
-        share = other.total / _positive(total)
+        share = other.total / torch.where(total > 0, total, 1)
         steps = tuple(b - a for a, b in zip(self.means, other.means, strict=True))
         return RowMoments(
             total,
@@ -85,7 +76,7 @@ class RowMoments:
             ),
             self.pairs,
             self.squares + other.squares,
-            coarser(self.dtype, other.dtype),
+            max(self.eps, other.eps),
         )
 
     def __sub__(self, other: RowMoments) -> RowMoments:
@@ -122,19 +113,19 @@ class RowMoments:
         A process without rows adds nothing. Two ``all_reduce``: the means, which are little, and
         what they are the common shift for, about which the scatters are plain sums.
         """
-        coarse = torch.full_like(self.total, self.dtype != torch.float64)
+        coarse = torch.full_like(self.total, self.eps > rounding_of(torch.float64))
         total, squares, coarse, *sums = all_reduce_sum(
             self.total, self.squares, coarse, *(m * self.total for m in self.means), group=group
         )
-        means = tuple(s / _positive(total) for s in sums)
+        means = tuple(s / torch.where(total > 0, total, 1) for s in sums)
         drifts = [own - mean for own, mean in zip(self.means, means, strict=True)]
         shifted = (
             s + _like(s)(drifts[i][None], drifts[j][None]) * self.total
             for s, (i, j) in zip(self.scatters, self.pairs, strict=True)
         )
-        dtype = torch.float32 if bool(coarse > 0) else torch.float64
+        eps = rounding_of(torch.float32 if bool(coarse > 0) else torch.float64)
         scatters = all_reduce_sum(*shifted, group=group)
-        return RowMoments(total, means, scatters, self.pairs, squares, dtype)
+        return RowMoments(total, means, scatters, self.pairs, squares, eps)
 
     def of(self, *sides: int) -> RowMoments:
         """Moments of one or two of the sides, of which the pairs have been multiplied."""
@@ -146,26 +137,27 @@ class RowMoments:
             pairs=BOTH if len(sides) == 2 else ((0, 0),),
         )
 
-    def mapped(self, side: int, shift: Tensor | None, factor: Tensor | None) -> RowMoments:
-        """Moments after one side goes through ``(x - shift) * factor`` or ``(x - shift) @ factor``.
+    def mapped(self, *maps: Map) -> RowMoments:
+        """Moments after each side went through ``(x - shift) * factor``, or ``@ factor``.
 
         Args:
-            side: Which.
-            shift: ``(D,)``; none by default.
-            factor: One number a feature, ``(D,)`` or a scalar, or a matrix ``(D, D')``.
+            maps: ``(shift, factor)`` for each side: a shift ``(D,)`` or None, and a factor, which
+                is one number a feature ``(D,)``, a scalar, a matrix ``(D, D')`` or None.
         """
-        mean = self.means[side] if shift is None else self.means[side] - shift
-        means = (*self.means[:side], times(mean[None], factor)[0], *self.means[side + 1 :])
+        means = []
+        for mean, (shift, factor) in zip(self.means, maps, strict=True):
+            rest = mean if shift is None else mean - shift
+            means.append(rest if factor is None else times(rest[None], factor)[0])
         scatters = []
         for scatter, (i, j) in zip(self.scatters, self.pairs, strict=True):
-            if j == side:
-                scatter = times(scatter, factor)
-            if i == side:
-                scatter = (
-                    times(scatter.mT, factor).mT if scatter.dim() == 2 else (times(scatter, factor))
-                )
+            left, right = maps[i][1], maps[j][1]
+            if right is not None:
+                scatter = times(scatter, right)
+            if left is not None:
+                whole = scatter.dim() == 2
+                scatter = times(scatter.mT, left).mT if whole else times(scatter, left)
             scatters.append(scatter)
-        return replace(self, means=means, scatters=tuple(scatters))
+        return replace(self, means=tuple(means), scatters=tuple(scatters))
 
     def about_zero(self) -> RowMoments:
         """The same with products about zero, not about the means, which count as zero then."""
@@ -213,74 +205,6 @@ class RowMoments:
         r"""Number of rows of equal weight that weigh as much, :math:`W^2 / \sum w^2`."""
         return float(self.total**2 / self.squares)
 
-    @property
-    def eps(self) -> float:
-        """Relative rounding of the rows."""
-        return rounding_of(self.dtype)
-
-
-def coarser(*dtypes: torch.dtype) -> torch.dtype:
-    """The type that rows of these types are rounded to at best; half types count as float32."""
-    return torch.float64 if set(dtypes) == {torch.float64} else torch.float32
-
-
-def row_moments(
-    *sides: Tensor,
-    pairs: Pairs = ((0, 0),),
-    product: Product | tuple[Product, ...] = elementwise,
-    weights: Tensor | None = None,
-    exact: bool = False,
-) -> RowMoments:
-    r"""Moments of paired rows in float64, differentiable.
-
-    .. math:: \mu = \tfrac1W\sum_i w_i x_i, \qquad
-              S_{xy} = \sum_i w_i\, (x_i - \mu_x) \otimes (y_i - \mu_y)
-
-    Cost: that of ``product``, and one chunk of memory.
-
-    Args:
-        sides: Sets of rows ``(N, D_0)``, ``(N, D_1)``, ..., paired row by row.
-        pairs: Which sets to multiply, by position.
-        product: `elementwise` (variances) or `outer` (covariances), for all pairs or one for each.
-        weights: One non-negative weight a row; 1 each by default.
-        exact: Take the products in float64 too, at twice the time in float32: for what solves
-            equations with them, which squares the condition number.
-    """
-    each = product if isinstance(product, tuple) else (product,) * len(pairs)
-    kind = reduce(torch.promote_types, (side.dtype for side in sides), torch.float32)
-    weights = None if weights is None else weights.to(sides[0].device)
-    widen = as_float64 if exact else partial(Tensor.to, dtype=kind)
-    width = max(side.shape[1] for side in sides)
-    chunk = rows_at_once(width, torch.float64 if exact else kind)
-    # No rows at all are rounded to nothing.
-    dtype = coarser(*(side.dtype for side in sides)) if len(sides[0]) else torch.float64
-    with full_precision(sides[0]):
-        groups = _split(sides, weights, _GROUP * chunk)
-        parts = (_of_group(rows, w, pairs, each, widen, chunk, dtype) for rows, w in groups)
-        return reduce(add, parts)
-
-
-def finite_moments(take: Callable[..., RowMoments], *sides: Tensor) -> RowMoments:
-    """``take(*sides)``, or an error that names the first row that is not finite. Synchronises.
-
-    Only the result is looked at, which is finite if and only if the rows are (or they are so large
-    that their squares overflow, and then float64 is tried): no pass over the data is spent.
-    """
-    moments = take(*sides)
-    parts = (*moments.means, *moments.scatters)
-    if moments.total.is_meta or all(bool(part.isfinite().all()) for part in parts):
-        return moments
-    for name, side in zip("xy", sides, strict=False):
-        checks.check_finite(name, side)
-    return take(*(as_float64(side) for side in sides))
-
-
-def check_chunk_weights(weights: Tensor, rows: int) -> None:
-    """As `checks.check_weights`, but a chunk may have no row that counts, or no row at all."""
-    checks.check_floating("weights", weights)
-    if weights.is_meta or weights.shape != (rows,) or bool(weights.any()):
-        checks.check_weights(weights, rows)
-
 
 def _like(scatter: Tensor) -> Product:
     """The product that a scatter is a sum of."""
@@ -293,94 +217,3 @@ def times(rows: Tensor, factor: Tensor | None) -> Tensor:
         return rows
     factor = factor.to(rows.dtype)
     return rows @ factor if factor.dim() == 2 else rows * factor
-
-
-def _split(
-    sides: tuple[Tensor, ...], weights: Tensor | None, size: int
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-    for start in range(0, max(sides[0].shape[0], 1), size):
-        rows = slice(start, start + size)
-        yield tuple(side[rows] for side in sides), None if weights is None else weights[rows]
-
-
-def _of_group(
-    sides: tuple[Tensor, ...],
-    weights: Tensor | None,
-    pairs: Pairs,
-    products: tuple[Product, ...],
-    widen: Callable[[Tensor], Tensor],
-    chunk: int,
-    dtype: torch.dtype,
-) -> RowMoments:
-    """Moments of some chunks: products are added up, means are put together at the end."""
-    scatters: tuple[Tensor, ...] | None = None
-    counts, squares, shifts, rests = [], [], [], []
-    for rows, w in _split(sides, weights, chunk):
-        count, square, shift, rest, sums = _of_chunk(tuple(map(widen, rows)), w, pairs, products)
-        wide = tuple(map(as_float64, sums))
-        scatters = wide if scatters is None else tuple(map(torch.add, scatters, wide))
-        counts.append(count)
-        squares.append(square)
-        shifts.append(shift)
-        rests.append(rest)
-    # Chunk c of weight n_c was multiplied about its shift s_c, its mean as rounded to the type of
-    # the rows. With o_c = rest_c / n_c, what the shift missed of the mean m_c = s_c + o_c,
-    #   sum (x - m)(y - m) = sum_c [ sum (x - s_c)(y - s_c) - n_c o_c o_c ]     (within)
-    #                        + sum_c n_c (m_c - m)(m_c - m)                     (between)
-    # o_c is small, so it is precise, and so is what is subtracted; but it matters: in float32 a
-    # mean of 1e6 is rounded to 0.06, and without `within` the scatter would be off by its square.
-    n = as_float64(torch.stack(counts))[:, None]
-    total = n.sum()
-    offsets = [as_float64(torch.stack(side)) / _positive(n) for side in zip(*rests, strict=True)]
-    means, drifts = [], []
-    for offset, side in zip(offsets, zip(*shifts, strict=True), strict=True):
-        local = as_float64(torch.stack(side)) + offset
-        means.append((local * n).sum(0) / _positive(total))
-        drifts.append(local - means[-1])
-    each = tuple(zip(pairs, products, strict=True))
-    between = (times(drifts[i] * n, drifts[j]) for (i, j), times in each)
-    within = (times(offsets[i] * n, offsets[j]) for (i, j), times in each)
-    parts = zip(scatters or (), between, within, strict=True)
-    return RowMoments(
-        total,
-        tuple(means),
-        tuple(s + b - w for s, b, w in parts),
-        pairs,
-        as_float64(torch.stack(squares)).sum(),
-        dtype,
-    )
-
-
-def _of_chunk(
-    sides: tuple[Tensor, ...],
-    weights: Tensor | None,
-    pairs: Pairs,
-    products: tuple[Product, ...],
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """Weight, its square, shifts, and the sums and products of the rows without their shift."""
-    size = sides[0].shape[0]
-    if weights is None:
-        count = square = sides[0].new_full((), size)
-    else:
-        w, wide = weights.to(sides[0])[:, None], as_float64(weights)
-        count, square = wide.sum(), wide.square().sum()
-    shifts, centered, weighted = [], [], []
-    for side in sides:
-        # A mean rounded to the input's precision is good enough to centre on; what it misses is
-        # the mean of the centred rows, which is small and therefore precise.
-        rows = side.detach()
-        if weights is None:
-            shift = rows.sum(0) / max(size, 1)
-        else:
-            shift = ((rows * w).sum(0) / _positive(count)).to(side.dtype)
-        rest = side - shift
-        shifts.append(shift)
-        centered.append(rest)
-        weighted.append(rest if weights is None else rest * w)
-    each = zip(pairs, products, strict=True)
-    sums = [times(weighted[i], centered[j]) for (i, j), times in each]
-    return count, square, shifts, [rest.sum(0) for rest in weighted], sums
-
-
-def _positive(count: Tensor) -> Tensor:
-    return torch.where(count > 0, count, 1)

@@ -93,6 +93,9 @@ class Normalizer(nn.Module, ABC):
     def remember(self, statistics: Statistics) -> Self:
         """Keep statistics for `forward`."""
 
+    def check_affine(self) -> None:
+        """Raise if it is not an affine map of rows, or of unit rows if `unit_rows`."""
+
     def refuse(self, moments: RowMoments, name: str = "x") -> None:
         """Raise if no map follows from these moments. May look at values."""
 
@@ -139,8 +142,9 @@ class AffineNormalizer(FittedModule, Normalizer):
         self.in_features = in_features
         self._seen: RowMoments | None = None
         self._missing = "Call `fit(anchors)` first."
-        self._names = tuple(self.shapes())
-        for name, shape in self.shapes().items():
+        shapes = self.shapes()
+        self._names = tuple(shapes)
+        for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
     # What a subclass gives.

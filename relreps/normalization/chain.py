@@ -122,12 +122,17 @@ class NormalizerChain(Normalizer):
             normalizer.remember(own)
         return self
 
+    def check_affine(self) -> None:
+        """Refuse a part after the first that brings rows to length one."""
+        if any(normalizer.unit_rows for normalizer in list(self)[1:]):
+            raise ValueError(f"`{self}` is not affine: only its first part may be `UnitNorm`.")
+
     def refuse(self, moments: RowMoments, name: str = "x") -> None:
         """Raise where one of them does."""
         for normalizer in list(self)[self.unit_rows :]:
             normalizer.refuse(moments, name)
             own = normalizer.affine(moments)
-            moments = moments.mapped(0, own.shift, own.factor)
+            moments = moments.mapped((own.shift, own.factor))
 
     def affine(self, moments: RowMoments) -> Affine:
         """All of them as one map, each fitted on the moments that the ones before it leave.
@@ -136,10 +141,8 @@ class NormalizerChain(Normalizer):
         """
         whole = Affine()
         for normalizer in list(self)[self.unit_rows :]:
-            if normalizer.unit_rows:
-                raise ValueError(f"{self} is not affine: only its first part may be `UnitNorm`.")
             own = normalizer.affine(moments)
-            moments = moments.mapped(0, own.shift, own.factor)
+            moments = moments.mapped((own.shift, own.factor))
             whole = Affine(
                 own.shift if whole.shift is None else whole.shift,
                 _composed(whole.factor, own.factor),

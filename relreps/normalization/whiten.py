@@ -8,6 +8,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, Residues, residues
 from relreps._core.linalg import at_least_float32, inverse_sqrt
+from relreps._core.rounding import rounding_of
 from relreps.moments import RowMoments, outer
 from relreps.normalization.base import Affine, AffineNormalizer, Statistics
 
@@ -107,10 +108,11 @@ class Whiten(AffineNormalizer):
         # rounding stands in the eigenvalues, not in their roots.
         rank = int((values > values[-1] * 2 * wanted**0.5 * moments.eps).sum())
         if rank < wanted:
+            kind = torch.float64 if moments.eps == rounding_of(torch.float64) else torch.float32
             reason = (
                 f"{rows} rows vary in at most {rows - 1}; give more rows"
                 if rows <= wanted
-                else f"beyond the rounding of {moments.dtype} these rows vary in {rank}; give a "
+                else f"beyond the rounding of {kind} these rows vary in {rank}; give a "
                 "wider type, unless a direction of the space is dead"
             )
             raise ValueError(

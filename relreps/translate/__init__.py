@@ -5,9 +5,10 @@ them moves everything else, stored vectors included, without the encoder. The wh
 pre-processing included, is in its state, and its output lies in the *original* target space.
 """
 
-from relreps.translate.base import MatrixTranslator, Problem, Solution, Translator
+from relreps.translate.base import Translator
 from relreps.translate.functional import FunctionalMapTranslator, functional_map
 from relreps.translate.generalized import GeneralizedProcrustes
+from relreps.translate.matrix import MatrixTranslator, Problem, Solution
 from relreps.translate.neighbors import (
     RCSLSTranslator,
     RefinedProcrustesTranslator,
@@ -20,12 +21,11 @@ from relreps.translate.procrustes import LOrthoTranslator, ProcrustesTranslator,
 from relreps.translate.regularized import ProcrustesRidgeTranslator, ReducedRankTranslator
 from relreps.translate.relative import InverseRelativeTranslator
 from relreps.translate.report import (
-    ScaleInvarianceReport,
     TranslationReport,
-    scale_invariance_report,
     translation_report,
 )
 from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
+from relreps.translate.scale_invariance import ScaleInvarianceReport, scale_invariance_report
 from relreps.translate.streaming import MomentTranslator
 from relreps.translate.transport import TransportTranslator
 from relreps.translate.whitened import CCATranslator, WhitenedTranslator

@@ -10,8 +10,8 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import as_float64, full_precision, polar_factor, unit_rows
 from relreps._core.warnings import warn
-from relreps.translate.base import Preprocessing
 from relreps.translate.gram import check_ridge
+from relreps.translate.matrix import Preprocessing
 from relreps.translate.neighbors import mutual_nearest
 from relreps.translate.procrustes import Scale
 from relreps.translate.seeded import SeededTranslator, Seeds

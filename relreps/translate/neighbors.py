@@ -10,7 +10,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
 from relreps.correspondence import ParallelAnchors
-from relreps.translate.base import MatrixTranslator, Preprocessing, Problem, Solution
+from relreps.translate.matrix import MatrixTranslator, Preprocessing, Problem, Solution
 from relreps.translate.procrustes import Scale, procrustes
 from relreps.translate.seeded import SeededTranslator, Seeds
 

@@ -7,7 +7,7 @@ import torch
 from relreps._core.warnings import warn
 from relreps.correspondence.transport import assign
 from relreps.moments import elementwise
-from relreps.translate.base import Preprocessing, Problem, Solution
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 
@@ -34,8 +34,8 @@ class PermutationTranslator(MomentTranslator):
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
 
     Attributes:
-        matrix: The (signed) permutation, ``(D_x, D_y)``; with ``"standard"`` each entry is the ratio
-            of the units of its two features.
+        matrix: The (signed) permutation, ``(D_x, D_y)``; with ``"standard"`` each entry is the
+            ratio of the units of its two features.
 
     Raises:
         RuntimeError: Used before `fit`.
@@ -59,6 +59,7 @@ class PermutationTranslator(MomentTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         signed: bool = False,
         pre: Preprocessing | None = "center",
     ) -> None:

@@ -14,8 +14,8 @@ from relreps._core.rounding import rank_tolerance
 from relreps._core.warnings import warn
 from relreps.moments import RowMoments, elementwise, outer
 from relreps.moments.value import times
-from relreps.translate.base import Preprocessing, Problem, Solution
 from relreps.translate.gram import Gram
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 Scale = Literal["none", "umeyama", "norm"]
@@ -107,6 +107,7 @@ class ProcrustesTranslator(MomentTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         scale: Scale = "none",
         allow_reflection: bool = True,
         pre: Preprocessing | None = "center",
@@ -136,7 +137,7 @@ class ProcrustesTranslator(MomentTranslator):
         rank = int((s > self._rounding(problem) * s[0]).sum())
         u, vh = orthogonal_factors(u, vh, rank, self.allow_reflection)
         rotation = u @ vh
-        scaling = self._scaling(rotation, m)
+        scaling = torch.ones_like(m.total) if self.scale == "none" else self._scaling(rotation, m)
         if rank < len(s):
             warn(
                 f"{m.effective_rows:.0f} pairs determine {rank} of {len(s)} directions; the others "
@@ -147,26 +148,25 @@ class ProcrustesTranslator(MomentTranslator):
 
     def _direction(self, m: RowMoments) -> Tensor:
         """The matrix ``(D_x, D_y)`` whose polar factor is the map."""
-        return m.xy
+        return m.scatters[1]
 
     def _rounding(self, problem: Problem) -> float:
         """Share of the largest singular value that the rounding of the rows makes of nothing.
 
         Each side has its share, and the singular values are of their product.
         """
-        m, share = problem.moments, 1.0
-        for side, affine in enumerate((problem.source, problem.target)):
-            far = 1.0
-            if affine.shift is not None:  # what is left far from the origin is rounded as it was
-                offset = times(affine.shift[None], affine.factor).square().sum()
-                far = math.sqrt(float(1 + m.total * offset / m.diagonal(side).sum()))
-            share *= far * rank_tolerance(m.xy.shape[side], m.eps)
-        return max(share, max(m.xy.shape) * torch.finfo(m.xy.dtype).eps)
+        m = problem.moments
+        xx, xy, yy = m.scatters
+        share = rank_tolerance(max(xy.shape), m.eps) ** 2
+        for scatter, (shift, factor, _) in ((xx, problem.source), (yy, problem.target)):
+            if shift is not None:  # what is left far from the origin is rounded as it was
+                far = (shift if factor is None else times(shift[None], factor)).square().sum()
+                squares = (scatter if scatter.dim() == 1 else scatter.diagonal()).sum()
+                share *= math.sqrt(float(1 + m.total * far / squares))
+        return max(share, max(xy.shape) * torch.finfo(xy.dtype).eps)
 
     def _scaling(self, rotation: Tensor, m: RowMoments) -> Tensor:
         """Scale for rows that are turned already."""
-        if self.scale == "none":
-            return torch.ones_like(m.total)
         moved = m.xx.sum() if m.xx.dim() == 1 else (rotation * (m.xx @ rotation)).sum()
         squares = m.diagonal(1).sum()
         if self.scale == "norm":
@@ -220,11 +220,14 @@ class LOrthoTranslator(ProcrustesTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         scale: Scale = "none",
         allow_reflection: bool = True,
         pre: Preprocessing | None = "center",
     ) -> None:
-        super().__init__(in_features, out_features, scale, allow_reflection, pre)
+        super().__init__(
+            in_features, out_features, scale=scale, allow_reflection=allow_reflection, pre=pre
+        )
         self.products = (outer, elementwise)
 
     def _direction(self, m: RowMoments) -> Tensor:

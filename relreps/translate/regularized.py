@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from relreps._core.linalg import polar_factor
-from relreps.translate.base import Preprocessing, Problem, Solution
 from relreps.translate.gram import Ridge, check_max_rank
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.ridge import AffineTranslator
 
 
@@ -49,10 +49,11 @@ class ProcrustesRidgeTranslator(AffineTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         ridge: Ridge = "gcv",
         pre: Preprocessing = "center",
     ) -> None:
-        super().__init__(in_features, out_features, ridge, pre)
+        super().__init__(in_features, out_features, ridge=ridge, pre=pre)
 
     def prior(self, problem: Problem) -> Tensor:
         """The Procrustes map with its least squares scale."""
@@ -101,10 +102,11 @@ class ReducedRankTranslator(AffineTranslator):
         in_features: int,
         out_features: int,
         max_rank: int,
+        *,
         ridge: Ridge = 0.0,
         pre: Preprocessing = "center",
     ) -> None:
-        super().__init__(in_features, out_features, ridge, pre)
+        super().__init__(in_features, out_features, ridge=ridge, pre=pre)
         check_max_rank(max_rank, in_features, out_features)
         self.max_rank = max_rank
 

@@ -210,7 +210,7 @@ class InverseRelativeTranslator(Translator):
     def _set_source(self, name: str, anchors: Tensor) -> Self:
         length = _about_mean(name, anchors)[1].mean()
         self._check_fits(length_x=length)
-        check_fits(type(self).__name__, name, anchors, self.encoder.anchors.dtype)
+        check_fits(type(self).__name__, {name: anchors}, {name: self.encoder.anchors.dtype})
         self.encoder.set_anchors(anchors)
         self.length_x.copy_(length)
         return self

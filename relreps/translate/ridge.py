@@ -13,8 +13,8 @@ from relreps._core.rounding import moment_tolerance
 from relreps._core.warnings import warn
 from relreps.moments import elementwise, outer
 from relreps.moments.value import times
-from relreps.translate.base import Preprocessing, Problem, Solution
 from relreps.translate.gram import RIDGES, Gram, Ridge, check_ridge, gcv, leave_one_out
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.procrustes import check_values
 from relreps.translate.streaming import MomentTranslator
 
@@ -194,6 +194,7 @@ class LinearTranslator(RidgeTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         ridge: Ridge = 0.0,
         pre: Preprocessing | None = None,
     ) -> None:
@@ -247,6 +248,7 @@ class AffineTranslator(RidgeTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         ridge: Ridge = 0.0,
         pre: Preprocessing = "center",
     ) -> None:

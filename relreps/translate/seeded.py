@@ -15,7 +15,7 @@ from relreps._core.linalg import as_float64, unit_rows
 from relreps._core.state import FittedModule
 from relreps._core.warnings import NumericalWarning, warn
 from relreps.correspondence import spaces
-from relreps.translate.base import Preprocessing
+from relreps.translate.matrix import Preprocessing
 from relreps.translate.procrustes import ProcrustesTranslator, Scale
 
 #: Row indices of both spaces, in the same order.
@@ -38,7 +38,7 @@ class SeededTranslator(FittedModule, ABC):
         self, in_features: int, out_features: int, scale: Scale, pre: Preprocessing | None
     ) -> None:
         super().__init__()
-        self.map = ProcrustesTranslator(in_features, out_features, scale, pre=pre)
+        self.map = ProcrustesTranslator(in_features, out_features, scale=scale, pre=pre)
         self.in_features, self.out_features = in_features, out_features
         self.scale, self.pre = scale, pre
         self.register_buffer("num_pairs", torch.zeros((), dtype=torch.long))
@@ -95,7 +95,9 @@ class SeededTranslator(FittedModule, ABC):
 
     def _map_of(self, x: Tensor, y: Tensor, pairs: Seeds) -> ProcrustesTranslator:
         """A map of some pairs of float64 rows on the way; quiet about directions without pairs."""
-        found = ProcrustesTranslator(self.in_features, self.out_features, self.scale, pre=self.pre)
+        found = ProcrustesTranslator(
+            self.in_features, self.out_features, scale=self.scale, pre=self.pre
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)
             return found.to(x).fit(x[pairs[0]], y[pairs[1]])

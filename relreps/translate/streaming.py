@@ -12,8 +12,8 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.distributed import check_agreement
 from relreps.moments import Moments, RowMoments, outer
-from relreps.moments.value import check_chunk_weights
-from relreps.translate.base import MatrixTranslator
+from relreps.moments.rows import check_chunk_weights
+from relreps.translate.matrix import MatrixTranslator
 
 
 class MomentTranslator(MatrixTranslator):

@@ -12,7 +12,7 @@ from relreps._core.linalg import as_float64, at_least_float32, full_precision, u
 from relreps._core.warnings import warn
 from relreps.correspondence import clusters, spaces
 from relreps.correspondence.transport import softly_whitened, transport
-from relreps.translate.base import Preprocessing
+from relreps.translate.matrix import Preprocessing
 from relreps.translate.procrustes import Scale
 from relreps.translate.seeded import SeededTranslator, Seeds
 

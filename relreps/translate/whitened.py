@@ -9,8 +9,8 @@ from relreps._core import checks
 from relreps._core.rounding import moment_tolerance, safe_reciprocal
 from relreps._core.warnings import warn
 from relreps.moments import outer
-from relreps.translate.base import Preprocessing, Problem, Solution
 from relreps.translate.gram import check_max_rank, check_ridge
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 
@@ -70,6 +70,7 @@ class WhitenedTranslator(MomentTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         reweight: float = 0.5,
         max_rank: int | None = None,
         ridge: float = 1e-3,
@@ -159,11 +160,14 @@ class CCATranslator(WhitenedTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         max_rank: int | None = None,
         ridge: float = 0.0,
         pre: Preprocessing = "center",
     ) -> None:
-        super().__init__(in_features, out_features, 1.0, max_rank, ridge, pre)
+        super().__init__(
+            in_features, out_features, reweight=1.0, max_rank=max_rank, ridge=ridge, pre=pre
+        )
 
 
 def _whitening(scatter: Tensor, ridge: float, eps: float) -> tuple[Tensor, Tensor]:

@@ -233,3 +233,39 @@ def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call(moments)
     assert all(torch.equal(moments.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("mean", [1e6, 1e4])
+@pytest.mark.parametrize("product", [elementwise, outer])
+def test_rows_far_from_the_origin_in_float32(mean, product):
+    """A mean that float32 rounds to 0.06: what it misses is taken out of the products again."""
+    x = (torch.randn(5000, 3, dtype=torch.float64) + mean).float()
+    found = row_moments(x, product=product).scatters[0]
+    rest = x.double() - x.double().mean(0)
+    torch.testing.assert_close(found, product(rest, rest), rtol=2e-5, atol=2e-3)
+
+
+def test_adding_and_taking_away_is_that_of_the_rows():
+    x, y = torch.randn(40, 3).double() + 5, torch.randn(40, 2).double()
+    options = {"pairs": ((0, 0), (0, 1)), "product": (elementwise, outer)}
+    parts = (slice(0, 15), slice(15, 40), slice(0, 40))
+    a, b, both = (row_moments(x[rows], y[rows], **options) for rows in parts)
+    torch.testing.assert_close(sums(a + b), sums(both))
+    torch.testing.assert_close(sums(both - b), sums(a))
+    torch.testing.assert_close(sums(a * 0.5 + a * 0.5)[:3], sums(a)[:3])
+    assert a.effective_rows == pytest.approx(15)
+    mixed = row_moments(x, product=elementwise) + row_moments(x.float(), product=elementwise)
+    assert mixed.eps == torch.finfo(torch.float32).eps
+
+
+def test_mapped_moments_are_those_of_mapped_rows():
+    x, y = torch.randn(40, 3).double() + 5, torch.randn(40, 2).double()
+    shift, factor, matrix = (torch.rand(*s).double() for s in ((3,), (3,), (2, 4)))
+    options = {"pairs": ((0, 0), (0, 1), (1, 1)), "product": outer}
+    moments = row_moments(x, y, **options)
+    wanted = row_moments((x - shift) * factor, y @ matrix, **options)
+    torch.testing.assert_close(sums(moments.mapped((shift, factor), (None, matrix))), sums(wanted))
+    about = moments.about_zero()
+    torch.testing.assert_close(about.xy, x.mT @ y)
+    assert not about.means[0].any()
+    torch.testing.assert_close(sums(moments.of(1)), sums(row_moments(y, product=outer)))

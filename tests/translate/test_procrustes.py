@@ -470,9 +470,9 @@ def with_pairs(cls, *arguments, **options):
 
 
 FITTED = {
-    "procrustes": with_pairs(ProcrustesTranslator, "umeyama"),
+    "procrustes": with_pairs(ProcrustesTranslator, scale="umeyama"),
     "affine": with_pairs(AffineTranslator),
-    "sgd": with_pairs(SGDAffineTranslator, 20),
+    "sgd": with_pairs(SGDAffineTranslator, max_iterations=20),
     "permutation": with_pairs(PermutationTranslator),
     "rcsls": with_pairs(RCSLSTranslator, steps=3),
     "relative": with_pairs(InverseRelativeTranslator, 90),
