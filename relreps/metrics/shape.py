@@ -7,10 +7,10 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, differentiable_once, full_precision, inverse_sqrt
-from relreps._core.rounding import safe_reciprocal, safe_sqrt
+from relreps._core.rounding import rank_tolerance, safe_reciprocal, safe_sqrt
 from relreps.metrics.cca import warn_of_few_rows
 from relreps.metrics.paired import Pair, centered, paired_rows
-from relreps.moments import elementwise, outer, row_moments
+from relreps.moments import RowMoments, elementwise, outer, row_moments
 
 
 def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -103,7 +103,9 @@ def _cosine(pair: Pair, alpha: float) -> Tensor:
         moments = row_moments(x, y, pairs=pairs, product=(own, outer, own), exact=True)
         xx, xy, yy = moments.scatters
         if alpha < 1:
-            (to_x, rank_x), (to_y, rank_y) = _evening(xx, alpha), _evening(yy, alpha)
+            (to_x, rank_x), (to_y, rank_y) = (
+                _evening(moments, side, alpha, eps) for side, eps in enumerate(pair.eps)
+            )
             if alpha == 0:
                 warn_of_few_rows(len(x), rank_x, rank_y)
             xx, xy, yy = to_x @ xx @ to_x, to_x @ xy @ to_y, to_y @ yy @ to_y
@@ -123,11 +125,17 @@ def _narrowed(x: Tensor) -> Tensor:
     return x @ basis
 
 
-def _evening(scatter: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """The map from centred rows to what is compared, see `shape_distance`; and their rank."""
+def _evening(moments: RowMoments, side: int, alpha: float, eps: float) -> tuple[Tensor, Tensor]:
+    """The map from centered rows to what is compared, see `shape_distance`; and their rank."""
+    scatter = moments.of(side).xx
     size = scatter.trace()
     size = torch.where(size > 0, size, 1)
-    root = inverse_sqrt(scatter / size)
+    # As in `directions`: a share of what a feature does, and what it is rounded by about its mean.
+    d, n = len(scatter), moments.total
+    noise = rank_tolerance(d, eps) ** 2 * scatter.diagonal() / size
+    about_mean = n * moments.means[side].square() / size
+    noise = noise + about_mean * (eps * (1 + (d / n) ** 0.5)) ** 2
+    root = inverse_sqrt(scatter / size, noise.detach())
     rank = ((root @ scatter @ root).trace().detach() / size).round().clamp(min=1)
     eye = torch.eye(len(scatter), dtype=scatter.dtype, device=scatter.device)
     return alpha * eye + (1 - alpha) / rank.sqrt() * root, rank
