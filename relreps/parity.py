@@ -49,6 +49,7 @@ class RunningRelativeProjection(RelativeProjection):
         self, in_features: int, num_anchors: int, momentum: float = 0.3, eps: float = 1e-5
     ) -> None:
         super().__init__(in_features, num_anchors)
+        self.momentum, self.eps = momentum, eps
         self.norm = nn.BatchNorm1d(in_features, eps=eps, momentum=momentum, affine=False)
 
     @classmethod
@@ -65,7 +66,7 @@ class RunningRelativeProjection(RelativeProjection):
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of the samples ``(..., D)``; moves the running statistics while training."""
-        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
+        self._require_fitted(self._unset)
         checks.check_features("x", x, self.in_features)
         return self.project(x, self.anchors.to(x.dtype))
 

@@ -251,13 +251,14 @@ class AffineNormalizer(FittedModule, Normalizer):
 
     @torch.no_grad()
     def _checked(self, moments: RowMoments) -> tuple[Tensor, ...]:
+        """Statistics as the buffers will hold them, so that trying them is what comes of them."""
         self.refuse(moments)
-        statistics = self.statistics(moments)
-        for name, value in zip(self._names, statistics, strict=True):
-            dtype = getattr(self, name).dtype
-            if not bool(value.to(dtype).isfinite().all()):
+        named = zip(self._names, self.statistics(moments), strict=True)
+        statistics = tuple(value.to(getattr(self, name)) for name, value in named)
+        for value in statistics:
+            if not bool(value.isfinite().all()):
                 raise ValueError(
-                    f"the statistics of `x` do not fit into {dtype}. Keep the normaliser in "
+                    f"the statistics of `x` do not fit into {value.dtype}. Keep the normaliser in "
                     "a wider type, or bring the rows nearer to 1."
                 )
         return statistics

@@ -1,4 +1,4 @@
-"""The invariance table: every similarity behind every normaliser, declared and measured."""
+"""The invariance table: every similarity after every normaliser, declared and measured."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def measure(module: nn.Module, anchors: int, features: int, draws: int = 2) -> d
 
 
 def invariance_table(features: int = 5, anchors: int = 15) -> Iterator[Entry]:
-    """Every similarity behind every normaliser under every transformation.
+    """Every similarity after every normaliser under every transformation.
 
     Args:
         features: Width of the space.

@@ -302,3 +302,23 @@ def test_ema_schedule():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_refresh_that_failed_is_tried_again(every):
+    """A loop may catch the error, of memory say, and go on."""
+
+    class Fails(nn.Linear):
+        wrong = False
+
+        def forward(self, x):
+            if self.wrong and len(x) == A:
+                raise RuntimeError("out of memory")
+            return super().forward(x)
+
+    model, x = make(Fails(D, F), refresh_every=every).train(), torch.randn(N, D)
+    model.encoder.wrong = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model(x)
+    model.encoder.wrong = False
+    torch.testing.assert_close(model(x), expected(model, x))
