@@ -20,3 +20,23 @@ class Largest(TorchDispatchMode):
 def sums(moments):
     """The numbers of a `RowMoments`, to compare."""
     return moments.total, moments.means, moments.scatters, moments.squares
+
+
+def related(n=60, d=5, e=7, dtype=torch.float64):
+    """Two spaces that share their first features, up to noise of as much again."""
+    x, y = torch.randn(n, d), torch.randn(n, e)
+    common = min(d, e)
+    y[:, :common] += x[:, :common]
+    return x.to(dtype), y.to(dtype)
+
+
+def rotation(d, dtype=torch.float64):
+    """An orthogonal matrix ``(d, d)``."""
+    return torch.linalg.qr(torch.randn(d, d, dtype=dtype)).Q
+
+
+def fed(stream, *sides, sizes):
+    """The stream after batches of these sizes."""
+    for batch in zip(*(side.split(sizes) for side in sides), strict=True):
+        stream.update(*batch)
+    return stream

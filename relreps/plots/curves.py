@@ -11,7 +11,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.rounding import rounding_of
 from relreps.metrics.paired import varies
-from relreps.plots._axes import check_type, new_axes
+from relreps.plots.axes import check_type, finish, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,8 @@ def plot_retrieval_curve(
     ax.set_xlabel("k")
     ax.set_ylabel("recall@k")
     ax.legend(frameon=False)
-    return _finish(ax, title)
+    ax.spines[["top", "right"]].set_visible(False)
+    return finish(ax, title)
 
 
 def plot_proxy(
@@ -116,11 +117,5 @@ def plot_proxy(
     ax.text(0.03, 0.97, f"r = {r}, n = {len(similarity)}", transform=ax.transAxes, va="top")
     ax.set_xlabel("similarity to the reference")
     ax.set_ylabel("accuracy")
-    return _finish(ax, title)
-
-
-def _finish(ax: Axes, title: str | None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
-    if title is not None:
-        ax.set_title(title)
-    return ax
+    return finish(ax, title)

@@ -10,6 +10,7 @@ from scipy import optimize, spatial
 
 from relreps import NumericalWarning
 from relreps.metrics import linear_cka, mean_cca, procrustes_distance, shape_distance
+from tests._data import related, rotation
 
 close = torch.testing.assert_close
 few_rows = pytest.mark.filterwarnings("ignore:There are .* rows for")
@@ -19,9 +20,8 @@ each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def spaces(n=40, d=6, e=6, dtype=torch.float64):
-    x, y = torch.randn(n, d), torch.randn(n, e)
-    y[:, : min(d, e)] += x[:, : min(d, e)]
-    return (3 * x + 5).to(dtype), y.to(dtype)
+    x, y = related(n, d, e, dtype)
+    return 3 * x + 5, y
 
 
 def normalized(x):
@@ -115,7 +115,7 @@ def test_the_triangle_inequality_can_be_tight():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_shapes_are_zero_apart(alpha, dtype):
     x, _ = spaces(dtype=dtype)
-    turned = x @ torch.linalg.qr(torch.randn(6, 6)).Q.to(dtype) * 7 + 100
+    turned = x @ rotation(6, dtype) * 7 + 100
     assert shape_distance(x, x, alpha) == 0
     assert float(procrustes_distance(x, x)) == pytest.approx(0, abs=1e-14)
     assert shape_distance(x, turned, alpha) < (1e-6 if dtype == torch.float64 else 1e-3)
