@@ -15,14 +15,14 @@ from relreps import (
     stitching_matrix,
 )
 from relreps.stitching import StitchingMatrix
-from tests._data import rotation
+from tests._data import orthogonal
 
 close = torch.testing.assert_close
 D, H, C = 6, 4, 3
 
 
 class Spy(nn.Linear):
-    """A linear layer behind dropout that counts its calls and notes the mode it ran in."""
+    """A linear layer before dropout that counts its calls and notes the mode it ran in."""
 
     def __init__(self, *sizes):
         super().__init__(*sizes)
@@ -132,7 +132,7 @@ def test_no_graph_is_kept():
 def turned_pair():
     """An encoder, the same one with its latents rotated, and the inputs of both."""
     encoder = nn.Linear(D, H, dtype=torch.float64)
-    q = rotation(H)
+    q = orthogonal(H)
     turned = nn.Linear(D, H, dtype=torch.float64)
     turned.load_state_dict({"weight": q @ encoder.weight, "bias": q @ encoder.bias})
     return encoder, turned, torch.randn(50, D, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""Centered kernel alignment: do two spaces agree on which items are alike?
+"""Centred kernel alignment: do two spaces agree on which items are alike?
 
-The Hilbert-Schmidt independence criterion (HSIC) is the inner product of two centered matrices of
+The Hilbert-Schmidt independence criterion (HSIC) is the inner product of two centred matrices of
 similarities, CKA its cosine; the estimators come biased and debiased. For rows that arrive in
 batches see `relreps.metrics.CKA` and `relreps.metrics.MinibatchCKA`.
 """

@@ -3,16 +3,16 @@ r"""CKA of rows that arrive in batches, or in several processes.
 **Units.** Each side is measured from an origin :math:`a`, the mean of its first batch, in a unit
 :math:`u`, the power of two next to the size of that batch: :math:`z = (x - a) / u`. CKA does not
 depend on either, and in these the sums keep their digits. (The biased form needs no origin, as its
-moments are centered anyway: there :math:`a = 0`.)
+moments are centred anyway: there :math:`a = 0`.)
 
-**Debiased.** With the mean :math:`m` of the z of all rows, the squared length of a centered row is
+**Debiased.** With the mean :math:`m` of the z of all rows, the squared length of a centred row is
 
 .. math:: r_i = \lVert z_i - m \rVert^2 = \lVert z_i \rVert^2 - 2 \langle m, z_i \rangle
           + \lVert m \rVert^2 = \langle q, w_i \rangle + \text{const}, \qquad
           w_i = (z_i, \lVert z_i \rVert^2), \quad q = (-2 m, 1),
 
 linear in a longer row :math:`w` that does not depend on :math:`m`, which is known at the end only.
-So the moments of longer rows are all that is kept. With :math:`S_{ww'}` their centered products on
+So the moments of longer rows are all that is kept. With :math:`S_{ww'}` their centred products on
 both sides, :math:`n \bar r = \sum_i r_i = \operatorname{tr} S_{zz}` and
 
 .. math:: \sum_i r_i s_i = \sum_i (r_i - \bar r)(s_i - \bar s) + n \bar r \bar s

@@ -225,7 +225,7 @@ def _of_distances(
 
 
 def _of_ranks(a: Tensor, b: Tensor, rdm: _Dissimilarity, eps: tuple[float, float]) -> InnerProducts:
-    """Inner products of the centered ranks of distances; those of equal distances are none."""
+    """Inner products of the centred ranks of distances; those of equal distances are none."""
     own = _of_distances([(a, b)], rdm, eps, centered=True)
     xy, xx, yy = (s.sum() for s in _moments(_mean_ranks(a), _mean_ranks(b)).scatters)
     equal_x, equal_y = own.xx <= own.noise_x, own.yy <= own.noise_y

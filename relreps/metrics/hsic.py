@@ -1,7 +1,7 @@
 r"""Estimators of the Hilbert-Schmidt independence criterion (HSIC), which all forms of CKA share.
 
-For Gram matrices :math:`K, L` it is the inner product of the two after both are centered. Nothing
-here is centered by a matrix of its own: with the sums of rows :math:`r = K 1, s = L 1`,
+For Gram matrices :math:`K, L` it is the inner product of the two after both are centred. Nothing
+here is centred by a matrix of its own: with the sums of rows :math:`r = K 1, s = L 1`,
 
 .. math:: h(K, L) = \langle K, L \rangle - \frac2n \langle r, s \rangle
           + \frac{\sum r \sum s}{n^2}
@@ -75,10 +75,10 @@ def similarity_noise(squares: Tensor, eps: float) -> Tensor:
     """How large HSIC may come out of equal similarities.
 
     Args:
-        squares: The sum of the squares of the similarities, before they are centered.
+        squares: The sum of the squares of the similarities, before they are centred.
         eps: Relative rounding of the rows.
     """
-    # Two things are left: the rounding of the similarities, squared; and, as they are centered by
+    # Two things are left: the rounding of the similarities, squared; and, as they are centred by
     # sums which cancel, that of float64 as it is.
     left = (_ROUNDINGS * eps) ** 2 + _ROUNDINGS * torch.finfo(torch.float64).eps
     return squares.detach() * left
@@ -144,15 +144,15 @@ def _of_features(pair: Pair, debiased: bool) -> InnerProducts:
 
 
 def debias(total: Tensor, lengths: Tensor, traces: Tensor | float, n: int) -> Tensor:
-    r"""Unbiased HSIC of linear kernels of centered rows, times n(n - 3).
+    r"""Unbiased HSIC of linear kernels of centred rows, times n(n - 3).
 
     Args:
         total: :math:`\lVert X_c^\top Y_c \rVert_F^2`.
-        lengths: :math:`\sum_i r_i s_i` of the squared lengths of the centered rows.
+        lengths: :math:`\sum_i r_i s_i` of the squared lengths of the centred rows.
         traces: :math:`\sum_i r_i \sum_i s_i`.
         n: Number of rows.
     """
-    # K = X X' of centered rows has row sums 0 and diagonal r. Without its diagonal it has
+    # K = X X' of centred rows has row sums 0 and diagonal r. Without its diagonal it has
     #   row sums             -r                (and L: -s)
     #   <K, L>               |X'Y|^2 - sum r s
     # and the formula at the top of this file is

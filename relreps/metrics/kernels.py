@@ -55,7 +55,7 @@ def resolve_kernel(kernel: KernelLike, bandwidth: float = 1.0) -> Kernel:
 
 
 def linear_gram(x: Tensor) -> Tensor:
-    """Products of centered rows."""
+    """Products of centred rows."""
     x = centered(x)
     return x @ x.mT
 

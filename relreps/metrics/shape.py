@@ -126,7 +126,7 @@ def _narrowed(x: Tensor) -> Tensor:
 
 
 def _evening(moments: RowMoments, side: int, alpha: float, eps: float) -> tuple[Tensor, Tensor]:
-    """The map from centered rows to what is compared, see `shape_distance`; and their rank."""
+    """The map from centred rows to what is compared, see `shape_distance`; and their rank."""
     scatter = moments.of(side).xx
     size = scatter.trace()
     size = torch.where(size > 0, size, 1)

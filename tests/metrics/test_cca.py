@@ -7,7 +7,7 @@ from sklearn.cross_decomposition import CCA
 
 from relreps import NumericalWarning
 from relreps.metrics import mean_cca, pwcca, regression_r2, shape_distance, svcca
-from tests._data import rotation
+from tests._data import orthogonal
 
 N = 200
 close = torch.testing.assert_close
@@ -141,7 +141,10 @@ def test_many_rows_cost_no_direction(measure):
     """A map of condition 1000 is invertible in float32, however many rows there are."""
     x = torch.randn(20_000, 16, dtype=torch.float64)
     y = x @ torch.randn(16, 16, dtype=torch.float64) + 3 * torch.randn(20_000, 16).double()
-    stretch = rotation(16) @ torch.logspace(0, -3, 16, dtype=torch.float64).diag() @ rotation(16)
+    spread = torch.logspace(0, -3, 16, dtype=torch.float64)
+    stretch = (orthogonal(16) * spread) @ orthogonal(16)
+        orthogonal(16) @ torch.logspace(0, -3, 16, dtype=torch.float64).diag() @ orthogonal(16)
+    )
     wanted = measure(x, y)
     close(measure(x @ stretch, y), wanted)
     close(measure((x @ stretch).float(), y.float()).double(), wanted, atol=1e-6, rtol=0)

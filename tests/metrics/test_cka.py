@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist, squareform
 import relreps
 from relreps import NumericalWarning
 from relreps.metrics import CKA, MinibatchCKA, kernel_cka, linear_cka, minibatch_cka
-from tests._data import Largest, fed, rotation
+from tests._data import Largest, fed, orthogonal
 from tests._data import related as spaces
 
 close = torch.testing.assert_close
@@ -153,7 +153,7 @@ def test_a_kernel_that_is_a_function_is_differentiated_and_compiled():
 @each_estimator
 def test_each_side_has_the_rounding_of_its_own_type(debiased):
     """Noise of float32 is none beside float64, and float64 varies by less beside float32."""
-    simplex = torch.eye(6).double() @ rotation(6)
+    simplex = torch.eye(6).double() @ orthogonal(6)
     if debiased:
         with pytest.warns(NumericalWarning, match="of `x`, .*up to rounding"):
             assert linear_cka(simplex.float(), torch.randn(6, 3).double(), True).isnan()
@@ -399,7 +399,7 @@ def test_the_corners_of_a_simplex_have_no_debiased_product(dtype, n):
 
     other = torch.randn(n, 3, dtype=dtype)
     for _ in range(4):
-        simplex = torch.eye(n).double() @ rotation(n)
+        simplex = torch.eye(n).double() @ orthogonal(n)
         for y in (other, simplex.to(dtype)):
             with pytest.warns(NumericalWarning, match="of `[xy]`, .*up to rounding"):
                 values = torch.stack([value.double() for value in measures(simplex.to(dtype), y)])

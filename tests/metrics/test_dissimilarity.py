@@ -14,7 +14,7 @@ import relreps
 from relreps import NumericalWarning
 from relreps._core import blocks
 from relreps.metrics import distance_correlation, regression_r2, rsa
-from tests._data import Largest, related, rotation
+from tests._data import Largest, orthogonal, related
 
 close = torch.testing.assert_close
 each_rdm = pytest.mark.parametrize("rdm", ["euclidean", "cosine", "correlation"])
@@ -207,7 +207,7 @@ def test_too_few_rows_explain_anything():
 def test_equal_distances_have_no_correlation():
     """Every two corners of a simplex are equally far apart."""
     for _ in range(3):
-        turned = torch.eye(6).double() @ rotation(6)
+        turned = torch.eye(6).double() @ orthogonal(6)
         for simplex in (torch.eye(6), turned, turned.float()):
             for pair in ((simplex, torch.randn(6, 3)), (torch.randn(6, 3), simplex)):
                 for measure in (rsa, partial(rsa, compare="pearson"), distance_correlation):

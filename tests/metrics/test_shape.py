@@ -10,7 +10,7 @@ from scipy import optimize, spatial
 
 from relreps import NumericalWarning
 from relreps.metrics import linear_cka, mean_cca, procrustes_distance, shape_distance
-from tests._data import related, rotation
+from tests._data import orthogonal, related
 
 close = torch.testing.assert_close
 few_rows = pytest.mark.filterwarnings("ignore:There are .* rows for")
@@ -115,7 +115,7 @@ def test_the_triangle_inequality_can_be_tight():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_shapes_are_zero_apart(alpha, dtype):
     x, _ = spaces(dtype=dtype)
-    turned = x @ rotation(6, dtype) * 7 + 100
+    turned = x @ orthogonal(6, dtype=dtype) * 7 + 100
     assert shape_distance(x, x, alpha) == 0
     assert float(procrustes_distance(x, x)) == pytest.approx(0, abs=1e-14)
     assert shape_distance(x, turned, alpha) < (1e-6 if dtype == torch.float64 else 1e-3)
