@@ -1135,7 +1135,7 @@ def scale_reports(dtype):
     report = find("scale_invariance_report")
     plain, labelled = report(head, x), report(head, x, alphas=(0.5, 2.0), labels=labels)
     return {
-        **under("plain", table(plain, "encoders", "decoders") | {"text": str(plain)}),
+        **under("plain", fields(plain) | {"text": str(plain)}),
         **under("labels", fields(labelled) | {"text": str(labelled)}),
     }
 
