@@ -4,7 +4,9 @@ import doctest
 import importlib
 import pkgutil
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -41,9 +43,10 @@ def test_pages(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks(page.read_text())
     assert code or page.name != "README.md", "the first page has to have an example"
-    names = {"__name__": page.stem}
+    module = ModuleType(f"page_{page.stem}")  # classes are pickled, and compiled, by their module
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in code:
-        exec(compile(block, page, "exec"), names)
+        exec(compile(block, page, "exec"), vars(module))
 
 
 def test_a_wrong_block_is_found():
