@@ -40,11 +40,13 @@ MODULES = (
 NO_CASE = {
     "Affine": "what a normaliser gives a translator, nothing that a user calls",
     "AffineNormalizer": "abstract; its subclasses have cases",
+    "Distance": "abstract; its subclasses have cases",
     "MatrixTranslator": "abstract; its subclasses have cases",
     "MomentStream": "abstract; its subclasses have cases",
     "MomentTranslator": "abstract; its subclasses have cases",
     "Normalizer": "abstract; its subclasses have cases",
     "Problem": "what a subclass of MatrixTranslator is given, nothing that a user calls",
+    "Projection": "abstract; its subclasses have cases",
     "Solution": "what a subclass of MatrixTranslator gives, nothing that a user calls",
     "SimilarityLike": "a type alias",
     "Translator": "abstract; its subclasses have cases",
@@ -242,7 +244,7 @@ def similarity(kind):
     """A similarity object, by a short description of it."""
     name, *options = kind.split()
     if name == "Distance":
-        return find(name)(float(options[0]))
+        return find({"1": "L1", "2": "Euclidean", "inf": "Linf"}[options[0]])()
     if name == "Basis":
         return find(name)(**{options[i]: float(options[i + 1]) for i in range(0, len(options), 2)})
     return find(name)(*options)
@@ -256,7 +258,7 @@ def similarity_functions(name, dtype):
 
 
 @case(
-    *("Angular", "Basis", "Cosine", "Distance", "Inner", "Parseval", "Rescaled"),
+    *("Angular", "Basis", "Cosine", "Euclidean", "Inner", "L1", "Linf", "Parseval", "Rescaled"),
     kind=(
         *("Cosine", "Angular", "Inner", "Distance 1", "Distance 2", "Distance inf", "Basis"),
         *("Basis ridge 0.1", "Basis rcond 0.6", "Parseval", "Rescaled euclidean", "Rescaled l1"),
