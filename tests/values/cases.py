@@ -38,9 +38,11 @@ MODULES = (
 
 #: Public names without a case of their own, and why.
 NO_CASE = {
+    "ABSORBED": "a word that a normaliser's residues use",
     "Affine": "what a normaliser gives a translator, nothing that a user calls",
     "AffineNormalizer": "abstract; its subclasses have cases",
     "Distance": "abstract; its subclasses have cases",
+    "BROKEN": "a word that a normaliser's residues use",
     "MatrixTranslator": "abstract; its subclasses have cases",
     "MomentStream": "abstract; its subclasses have cases",
     "MomentTranslator": "abstract; its subclasses have cases",
@@ -50,6 +52,7 @@ NO_CASE = {
     "Solution": "what a subclass of MatrixTranslator gives, nothing that a user calls",
     "SimilarityLike": "a type alias",
     "Translator": "abstract; its subclasses have cases",
+    "residues": "what a subclass of Normalizer says of itself; see `Normalizer.invariant_to`",
 }
 
 F32, F64 = torch.float32, torch.float64
