@@ -47,7 +47,7 @@ def k_means(quick: bool) -> dict[str, Call]:
     )
     rows = x.numpy()
     return {
-        "relreps": lambda: lloyd.lloyd(x, start, ITERATIONS, TOLERANCE),
+        "relreps": lambda: lloyd.iterated(x, start, ITERATIONS, TOLERANCE),
         "sklearn KMeans, Lloyd": lambda: theirs.fit(rows),
     }
 
@@ -61,7 +61,7 @@ def k_means_noise(quick: bool) -> dict[str, Call]:
     )
     rows = x.numpy()
     return {
-        "relreps": lambda: lloyd.lloyd(x, start, ITERATIONS, TOLERANCE),
+        "relreps": lambda: lloyd.iterated(x, start, ITERATIONS, TOLERANCE),
         "sklearn KMeans, Lloyd": lambda: theirs.fit(rows),
     }
 

@@ -86,7 +86,9 @@ def own_trips() -> dict[str, Call]:
         ),
         "RelativeProjection.forward, pre=StandardScale": lambda: scaled(x),
         "death_times": lambda: api.death_times(x),
-        "discover_parallel_anchors": lambda: api.discover_parallel_anchors(x, y, seeds, seeds, 32),
+        "discover_parallel_anchors": lambda: api.discover_parallel_anchors(
+            x, y, (seeds, seeds), 32
+        ),
         "translation_report": lambda: api.translation_report(translator, x, y),
         "mutual_knn": lambda: api.mutual_knn(x, y),
     }

@@ -173,7 +173,7 @@ CASES = {
     "InverseRelativeTranslator": paired(relreps.InverseRelativeTranslator, WIDE, ridge=0.1),
     "InverseRelative-source": paired(relreps.InverseRelativeTranslator, WIDE, rescale="source"),
     "PermutationTranslator": paired(translate.PermutationTranslator, signed=True),
-    "RCSLSTranslator": paired(translate.RCSLSTranslator, k=3, steps=3),
+    "RCSLSTranslator": paired(translate.RCSLSTranslator, k=3, max_iterations=3),
     "RefinedProcrustesTranslator": seeded(relreps.RefinedProcrustesTranslator),
     "TransportTranslator": seeded(relreps.TransportTranslator),
     "FunctionalMapTranslator": seeded(relreps.FunctionalMapTranslator, num_functions=30, k=9),

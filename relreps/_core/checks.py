@@ -100,6 +100,13 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be positive and finite, got {value}.")
 
 
+def check_nonnegative(name: str, value: float) -> None:
+    """Refuse what is not a finite number from 0."""
+    check_number(name, value, 0, math.inf)
+    if value == math.inf:
+        raise ValueError(f"`{name}` must be finite, got inf.")
+
+
 def check_k(k: int, size: int, what: str = "rows") -> None:
     """Refuse a number of neighbours outside ``1..size``."""
     check_size("k", k)

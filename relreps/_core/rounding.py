@@ -14,6 +14,8 @@ A place that decides otherwise says why, beside the decision.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -81,7 +83,8 @@ def is_constant(centered: Tensor, squares: Tensor, eps: float) -> Tensor:
 
 def unit_of(size: Tensor) -> Tensor:
     """The power of two next to a size from below, 1 for 0: dividing by it rounds nothing."""
-    return torch.exp2(torch.where(size > 0, size, 1).log2().floor())
+    largest = math.frexp(torch.finfo(size.dtype).max)[1] - 1  # a logarithm may round up, past it
+    return torch.exp2(torch.where(size > 0, size, 1).log2().floor().clamp(max=largest))
 
 
 def safe_reciprocal(v: Tensor) -> Tensor:

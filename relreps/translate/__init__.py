@@ -6,18 +6,12 @@ pre-processing included, is in its state, and its output lies in the *original* 
 """
 
 from relreps.translate.base import Translator
-from relreps.translate.functional import FunctionalMapTranslator, functional_map
+from relreps.translate.functional import FunctionalMapTranslator
 from relreps.translate.generalized import GeneralizedProcrustes
 from relreps.translate.matrix import MatrixTranslator, Problem, Solution
-from relreps.translate.neighbors import (
-    RCSLSTranslator,
-    RefinedProcrustesTranslator,
-    csls,
-    mutual_nearest,
-    rcsls_loss,
-)
 from relreps.translate.permutation import PermutationTranslator
 from relreps.translate.procrustes import LOrthoTranslator, ProcrustesTranslator, procrustes
+from relreps.translate.rcsls import RCSLSTranslator, rcsls_loss
 from relreps.translate.regularized import ProcrustesRidgeTranslator, ReducedRankTranslator
 from relreps.translate.relative import InverseRelativeTranslator
 from relreps.translate.report import (
@@ -26,6 +20,7 @@ from relreps.translate.report import (
 )
 from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
 from relreps.translate.scale_invariance import ScaleInvarianceReport, scale_invariance_report
+from relreps.translate.seeded import RefinedProcrustesTranslator
 from relreps.translate.streaming import MomentTranslator
 from relreps.translate.transport import TransportTranslator
 from relreps.translate.whitened import CCATranslator, WhitenedTranslator
@@ -53,10 +48,7 @@ __all__ = [
     "Translator",
     "TransportTranslator",
     "WhitenedTranslator",
-    "csls",
-    "functional_map",
     "linear_map",
-    "mutual_nearest",
     "procrustes",
     "rcsls_loss",
     "scale_invariance_report",

@@ -20,8 +20,9 @@ from relreps import (
     linear_map,
     procrustes,
 )
+from relreps.correspondence import functional_map
 from relreps.parity import SGDAffineTranslator
-from relreps.translate import PermutationTranslator, RCSLSTranslator, functional_map
+from relreps.translate import PermutationTranslator, RCSLSTranslator
 
 close = torch.testing.assert_close
 SCALES = ["none", "umeyama", "norm"]
@@ -474,7 +475,7 @@ FITTED = {
     "affine": with_pairs(AffineTranslator),
     "sgd": with_pairs(SGDAffineTranslator, max_iterations=20),
     "permutation": with_pairs(PermutationTranslator),
-    "rcsls": with_pairs(RCSLSTranslator, steps=3),
+    "rcsls": with_pairs(RCSLSTranslator, max_iterations=3),
     "relative": with_pairs(InverseRelativeTranslator, 90),
     "relative-source": with_pairs(InverseRelativeTranslator, 90, rescale="source"),
     "refined": with_seeds(RefinedProcrustesTranslator),
