@@ -95,7 +95,8 @@ def test_require_does_not_blame_a_package_that_is_there(tmp_path, monkeypatch):
 @needs_script
 def test_imports_point_downwards_without_circles_into_no_private_room():
     layers = runpy.run_path(str(SCRIPT))
-    assert not layers["faults"](layers["read_imports"]())
+    found = layers["faults"](layers["read_imports"]())
+    assert not found, "\n".join(found)
 
 
 @needs_script
