@@ -17,6 +17,16 @@ class Largest(TorchDispatchMode):
         return out
 
 
+def naive_soft(logits, k):
+    """The soft graph of k neighbours, by its formula."""
+    total = 0
+    for _ in range(k):
+        w = logits.softmax(-1)
+        total = total + w
+        logits = logits + torch.log(1 - w)
+    return total
+
+
 def sums(moments):
     """The numbers of a `RowMoments`, to compare."""
     return moments.total, moments.means, moments.scatters, moments.squares

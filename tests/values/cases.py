@@ -44,6 +44,8 @@ NO_CASE = {
     "Distance": "abstract; its subclasses have cases",
     "BROKEN": "a word that a normaliser's residues use",
     "MatrixTranslator": "abstract; its subclasses have cases",
+    "Metric": "abstract; what is given by name has cases",
+    "MetricLike": "a type alias",
     "MomentStream": "abstract; its subclasses have cases",
     "MomentTranslator": "abstract; its subclasses have cases",
     "Normalizer": "abstract; its subclasses have cases",
