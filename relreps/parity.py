@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.draws import device_of
 from relreps._core.linalg import as_float64, full_precision
 from relreps.projection import RelativeProjection
 from relreps.translate.matrix import MatrixTranslator, Preprocessing, Problem, Solution
@@ -188,7 +189,7 @@ class SGDAffineTranslator(MatrixTranslator):
         self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """Uniform within the inverse root of the number of inputs, as a linear layer starts."""
-        device = "cpu" if generator is None else generator.device
+        device = device_of(generator)
         start = torch.rand(shape, dtype=like.dtype, device=device, generator=generator)
         bound: float = self.in_features**-0.5
         return ((2 * start - 1) * bound).to(like.device).requires_grad_()

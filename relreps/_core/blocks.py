@@ -22,7 +22,7 @@ _CACHE_CPU, _CACHE_DEVICE = 1 << 15, 1 << 24
 def rows_at_once(width: int, dtype: torch.dtype, device: torch.device | None = None) -> int:
     """Rows ``(rows, width)`` whose sums and products are taken in one step."""
     row = max(width * dtype.itemsize, 1)
-    if _elsewhere(device):
+    if device is not None and device.type != "cpu":
         return max(_LEAST, _ROWS_DEVICE // row)
     return max(_LEAST, min(_MOST, _ROWS_CPU // row))
 

@@ -51,7 +51,7 @@ def row_moments(
     kind = reduce(torch.promote_types, (side.dtype for side in sides), torch.float32)
     sums_in = as_float64(sides[0][:0])
     rows_in = sums_in if exact else sides[0].new_empty(0, dtype=kind)
-    chunk = rows_at_once(max(side.shape[1] for side in sides), rows_in.dtype)
+    chunk = rows_at_once(max(side.shape[1] for side in sides), rows_in.dtype, rows_in.device)
     # No rows at all are rounded to nothing.
     eps = rounding_of(*(s.dtype for s in sides)) if len(sides[0]) else rounding_of(torch.float64)
     group = chunk * _GROUP

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.draws import shuffled
 from relreps._core.linalg import at_least_float32, full_precision
 from relreps._core.rounding import safe_divisor
 from relreps.topo_loss.clouds import mean
@@ -179,12 +180,11 @@ def death_time_quantiles(
             f"`labels` must give every class at least {least} samples, got smaller classes, with "
             f"their sizes: {', '.join(small)}. Leave these out or lower `samples_per_class`."
         )
-    device = "cpu" if generator is None else generator.device
     rows = []
     for c, count in zip(classes.tolist(), counts.tolist(), strict=True):
         members = at_least_float32(x[labels.to(x.device) == c])
         size = samples_per_class or count
-        order = torch.randperm(count, generator=generator, device=device).to(x.device)
+        order = shuffled(count, generator).to(x.device)
         clouds = members[order[: count - count % size]].unflatten(0, (-1, size))
         deaths = death_times(clouds, rule).flatten()
         rows.append(torch.quantile(deaths, deaths.new_tensor(list(quantiles))))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.draws import shuffled
 from relreps._core.linalg import (
     as_float64,
     at_least_float32,
@@ -259,8 +260,7 @@ class InverseRelativeTranslator(Translator):
         """Anchors that stay, in ascending order."""
         order = torch.arange(len(units))
         if self.subspaces > 1:
-            device = "cpu" if generator is None else generator.device
-            order = torch.randperm(len(units), generator=generator, device=device).cpu()
+            order = shuffled(len(units), generator)
         order = order.to(units.device)
         kept = order[prune_anchors(units[order], self.pruning)]
         if len(kept) < 2:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.draws import shuffled
 from relreps._core.linalg import as_float64, unit_rows
 from relreps._core.rounding import rank_tolerance, rounding_of
 from relreps.metrics import recall_at_k
@@ -177,8 +178,7 @@ def _split(
             f"`held_out` must leave at least two of the {len(x)} pairs on either side, got "
             f"{held_out}. It is a part of the pairs, such as 0.2."
         )
-    device = "cpu" if generator is None else generator.device
-    order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
+    order = shuffled(len(x), generator).to(x.device)
     test, fit = order[:tested], order[tested:]
     return (x[fit], y[fit]), (x[test], y[test])
 
