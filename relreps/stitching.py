@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from relreps._core.modules import evaluating
-from relreps._core.tables import markdown_grid
+from relreps._core.tables import ScoreTable
 
 
 class StitchedModel(nn.Module):
@@ -41,7 +41,7 @@ class StitchedModel(nn.Module):
         return self.decoder(z if self.translator is None else self.translator(z))
 
 
-class StitchingMatrix(NamedTuple):
+class StitchingMatrix(ScoreTable):
     """Scores of every encoder with every decoder.
 
     Attributes:
@@ -50,15 +50,23 @@ class StitchingMatrix(NamedTuple):
         decoders: Names of the columns.
     """
 
-    scores: Tensor
-    encoders: list[str]
-    decoders: list[str]
+    __slots__ = ()
 
-    def to_markdown(self, digits: int = 3) -> str:
-        """A Markdown table; cells that do not exist read ``n/a``."""
-        return markdown_grid(
-            "encoder \\ decoder", self.encoders, self.decoders, self.scores, digits
-        )
+    heads = "encoder", "decoder"
+
+    def __new__(cls, scores: Tensor, encoders: list[str], decoders: list[str]) -> Self:
+        """From the scores and the names of their rows and columns."""
+        return super().__new__(cls, scores, encoders, decoders)
+
+    @property
+    def encoders(self) -> list[str]:
+        """Names of the rows."""
+        return self.rows
+
+    @property
+    def decoders(self) -> list[str]:
+        """Names of the columns."""
+        return self.columns
 
 
 @torch.no_grad()

@@ -109,3 +109,18 @@ class LargestMade(TorchDispatchMode):
                 new = made.untyped_storage().data_ptr() != self.x.untyped_storage().data_ptr()
                 self.entries = max(self.entries, made.numel() * new)
         return out
+
+
+def related(n=60, d=5, e=7, dtype=torch.float64):
+    """Two spaces that share their first features, up to noise of as much again."""
+    x, y = torch.randn(n, d), torch.randn(n, e)
+    common = min(d, e)
+    y[:, :common] += x[:, :common]
+    return x.to(dtype), y.to(dtype)
+
+
+def fed(stream, *sides, sizes):
+    """The stream after batches of these sizes."""
+    for batch in zip(*(side.split(sizes) for side in sides), strict=True):
+        stream.update(*batch)
+    return stream

@@ -95,13 +95,18 @@ def orthogonal_factors(
     return u, vh
 
 
-def inverse_sqrt(m: Tensor) -> Tensor:
+def inverse_sqrt(m: Tensor, noise: Tensor | None = None) -> Tensor:
     r"""Symmetric inverse root :math:`M^{-1/2}` of a positive definite matrix ``(D, D)``.
 
     Directions without variance are left out, as in a pseudo-inverse. The gradient is exact and
     finite at equal eigenvalues, which an eigendecomposition's is not; there is no second one.
+
+    Args:
+        m: The matrix.
+        noise: How much of each entry of the diagonal is rounding, ``(D,)``: a direction counts if
+            it has more than these give it.
     """
-    root: Tensor = _InverseSqrt.apply(m)  # type: ignore[no-untyped-call]
+    root: Tensor = _InverseSqrt.apply(m, noise)  # type: ignore[no-untyped-call]
     return root
 
 
@@ -109,16 +114,18 @@ class _InverseSqrt(torch.autograd.Function):
     """Inverse root with the closed-form (Daleckii-Krein) backward; see `inverse_sqrt`."""
 
     @staticmethod
-    def forward(ctx: Any, m: Tensor) -> Tensor:
+    def forward(ctx: Any, m: Tensor, noise: Tensor | None) -> Tensor:
         values, u = torch.linalg.eigh(m)
         live = values > values[-1:] * moment_tolerance(len(values), torch.finfo(values.dtype).eps)
+        if noise is not None:
+            live = live & (values > noise @ u.square())
         inverse = torch.where(live, torch.where(live, values, 1).rsqrt(), 0)
         ctx.save_for_backward(inverse, u)
         root: Tensor = (u * inverse) @ u.mT
         return root
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         # Divided differences of 1/sqrt: (1/sqrt(a) - 1/sqrt(b)) / (a - b), which in terms of the
         # inverse roots p and q is -p^2 q^2 / (p + q): no difference of eigenvalues to divide by.
         _first_order_only("inverse_sqrt")
@@ -126,7 +133,7 @@ class _InverseSqrt(torch.autograd.Function):
         p, q = inverse[:, None], inverse[None, :]
         inner = (u.mT @ grad @ u) * -((p * q) ** 2) * safe_reciprocal(p + q)
         out: Tensor = u @ inner @ u.mT
-        return (out + out.mT) / 2
+        return (out + out.mT) / 2, None
 
 
 class _PolarFactor(torch.autograd.Function):
@@ -166,6 +173,24 @@ class _PolarFactor(torch.autograd.Function):
             ug = u.mT @ grad
             out = out + u @ (inverse[:, None] * (ug - (ug @ v) @ vh))
         return out, None
+
+
+def differentiable_once(value: Tensor, name: str) -> Tensor:
+    """The value itself, which refuses a second derivative: part of it is constant to autograd."""
+    out: Tensor = _Once.apply(value, name)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        _first_order_only(ctx.name)
+        return grad, None
 
 
 def _first_order_only(name: str) -> None:
