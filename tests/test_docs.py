@@ -54,3 +54,12 @@ def test_a_wrong_block_is_found():
     with pytest.raises(AssertionError) as error:
         exec(block)
     assert error.traceback[-1].lineno + 1 == 4
+
+
+@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="not in the source distribution")
+def test_commands_that_are_named_are_targets_and_all_are_explained():
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [page.read_text() for page in (*PAGES, ROOT / "CONTRIBUTING.md")]
+    named = [set(re.findall(r"(?:`|^)make ([a-z-]+)", page, re.MULTILINE)) for page in pages]
+    assert set.union(*named) <= targets
+    assert targets - {"help"} <= named[-1]
