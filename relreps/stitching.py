@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,13 @@ class StitchedModel(nn.Module):
         return self.decoder(z if self.translator is None else self.translator(z))
 
 
-class StitchingMatrix(ScoreTable):
+class _Fields(NamedTuple):
+    scores: Tensor
+    encoders: list[str]
+    decoders: list[str]
+
+
+class StitchingMatrix(_Fields, ScoreTable):
     """Scores of every encoder with every decoder.
 
     Attributes:
@@ -53,20 +59,6 @@ class StitchingMatrix(ScoreTable):
     __slots__ = ()
 
     heads = "encoder", "decoder"
-
-    def __new__(cls, scores: Tensor, encoders: list[str], decoders: list[str]) -> Self:
-        """From the scores and the names of their rows and columns."""
-        return super().__new__(cls, scores, encoders, decoders)
-
-    @property
-    def encoders(self) -> list[str]:
-        """Names of the rows."""
-        return self.rows
-
-    @property
-    def decoders(self) -> list[str]:
-        """Names of the columns."""
-        return self.columns
 
 
 @torch.no_grad()

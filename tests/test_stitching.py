@@ -164,7 +164,8 @@ def test_a_head_serves_a_rotated_encoder_when_both_are_relative_or_translated(wa
 
 def test_a_matrix_is_a_table_of_scores():
     grid = StitchingMatrix(scores=torch.rand(1, 2), encoders=["e"], decoders=["one", "two"])
-    assert (grid.rows, grid.columns) == (grid.encoders, grid.decoders) == (["e"], ["one", "two"])
+    assert grid.table[1:] == (grid.encoders, grid.decoders) == (["e"], ["one", "two"])
+    assert grid._asdict().keys() == {"scores", "encoders", "decoders"}
     scores, encoders, decoders = copy.deepcopy(grid)
     close(scores, grid.scores)
     assert (encoders, decoders) == (["e"], ["one", "two"])

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, cast
 
 from torch import Tensor
 
 
-class _Fields(NamedTuple):
-    scores: Tensor
-    rows: list[str]
-    columns: list[str]
+class ScoreTable:
+    """Scores ``(rows, columns)``, the names of the rows, and those of the columns.
 
-
-class ScoreTable(_Fields):
-    """Scores with names.
-
-    Attributes:
-        scores: ``(rows, columns)``; NaN where there is none.
-        rows: Names of the rows.
-        columns: Names of the columns.
+    Each kind of table is a named tuple of these three, in this order and under its own names, and
+    this. Scores are NaN where there is none.
     """
 
     __slots__ = ()
@@ -27,10 +19,16 @@ class ScoreTable(_Fields):
     #: What the rows and the columns are.
     heads: ClassVar[tuple[str, str]] = ("row", "column")
 
+    @property
+    def table(self) -> tuple[Tensor, list[str], list[str]]:
+        """Scores, names of the rows, names of the columns."""
+        return cast("tuple[Tensor, list[str], list[str]]", self)
+
     def to_markdown(self, digits: int = 3) -> str:
         """A Markdown table with aligned columns; scores that are NaN read ``n/a``."""
-        table = [[" \\ ".join(self.heads), *self.columns]]
-        for name, values in zip(self.rows, self.scores.tolist(), strict=True):
+        scores, rows, columns = self.table
+        table = [[" \\ ".join(self.heads), *columns]]
+        for name, values in zip(rows, scores.tolist(), strict=True):
             table.append([name, *("n/a" if v != v else f"{v:.{digits}f}" for v in values)])
         table = [[cell.replace("|", "\\|") for cell in row] for row in table]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]

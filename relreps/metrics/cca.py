@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, full_precision
+from relreps._core.linalg import as_float64
 from relreps._core.rounding import is_constant, rank_tolerance, safe_reciprocal
 from relreps._core.warnings import warn
 from relreps.metrics.paired import Pair, centered, paired_rows
@@ -157,12 +157,12 @@ def directions(
     """
     given = as_float64(x)
     rows = centered(given)
-    lengths = torch.linalg.vector_norm(rows.detach(), dim=0)
-    about_zero = torch.linalg.vector_norm(given.detach(), dim=0)
-    constant = is_constant(lengths.square(), about_zero.square(), eps)
-    units = safe_reciprocal(torch.where(constant, 0, lengths)) if in_units else lengths.new_ones(1)
-    with full_precision(rows):
-        u, s, vh = torch.linalg.svd(rows.detach() * units, full_matrices=False)
+    squares, about_zero = (z.detach().square().sum(0) for z in (rows, given))
+    units = torch.ones_like(squares)
+    if in_units:
+        constant = is_constant(squares, about_zero, eps)
+        units = safe_reciprocal(torch.where(constant, 0, squares).sqrt())
+    u, s, vh = torch.linalg.svd(rows.detach() * units, full_matrices=False)
     n, d = x.shape
     least = s[:1] * (rank_tolerance(d, eps) if rcond is None else rcond)
     if rcond is None:
@@ -170,7 +170,7 @@ def directions(
         # rounded by more: entry (i, j) by at most eps |x_ij|, so that the direction v has
         #   eps sqrt(sum_j (v_j units_j |x_j|)^2) (1 + sqrt(D / N))
         # of rounding, the last factor as in `rank_tolerance`.
-        noise = torch.linalg.vector_norm(vh * (units * about_zero), dim=-1)
+        noise = (vh.square() @ (units.square() * about_zero)).sqrt()
         least = torch.maximum(least, noise * (eps * (1 + (d / n) ** 0.5)))
     live = (s > 0) & ((s > least) | (s == s[:1]))
     return Directions(rows, units, u, s, vh, live)

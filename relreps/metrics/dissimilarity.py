@@ -226,10 +226,13 @@ def _of_distances(
 
 def _of_ranks(a: Tensor, b: Tensor, rdm: _Dissimilarity, eps: tuple[float, float]) -> InnerProducts:
     """Inner products of the centred ranks of distances; those of equal distances are none."""
-    own = _of_distances([(a, b)], rdm, eps, centered=True)
     xy, xx, yy = (s.sum() for s in _moments(_mean_ranks(a), _mean_ranks(b)).scatters)
-    equal_x, equal_y = own.xx <= own.noise_x, own.yy <= own.noise_y
-    return InnerProducts(xy, xx, yy, *(torch.where(e, torch.inf, 0.0) for e in (equal_x, equal_y)))
+    noise = []
+    for side, rounding in zip((a, b), eps, strict=True):
+        wide = as_float64(side)
+        left = similarity_noise(wide.square().sum() + len(wide) * rdm.size, rounding)
+        noise.append(torch.where((wide - wide.mean()).square().sum() > left, 0.0, torch.inf))
+    return InnerProducts(xy, xx, yy, *noise)
 
 
 def _mean_ranks(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,13 @@ from relreps.metrics.grids import make_grid
 from relreps.metrics.taps import Pool, Taps, listed
 
 
-class LayerComparison(ScoreTable):
+class _Fields(NamedTuple):
+    scores: Tensor
+    layers_a: list[str]
+    layers_b: list[str]
+
+
+class LayerComparison(_Fields, ScoreTable):
     """Scores of every layer of one network with every layer of another.
 
     Attributes:
@@ -29,20 +35,6 @@ class LayerComparison(ScoreTable):
     __slots__ = ()
 
     heads = "a", "b"
-
-    def __new__(cls, scores: Tensor, layers_a: list[str], layers_b: list[str]) -> Self:
-        """From the scores and the names of their rows and columns."""
-        return super().__new__(cls, scores, layers_a, layers_b)
-
-    @property
-    def layers_a(self) -> list[str]:
-        """Names of the rows."""
-        return self.rows
-
-    @property
-    def layers_b(self) -> list[str]:
-        """Names of the columns."""
-        return self.columns
 
 
 @torch.no_grad()

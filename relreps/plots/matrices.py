@@ -84,7 +84,8 @@ def _heat_map(
     ax: Axes, table: ScoreTable, digits: int | None, limits: Limits | None, cmap: str
 ) -> None:
     """Colours of all scores, their names, and numbers of so many digits if any."""
-    scores = table.scores.detach().cpu().double()
+    scores, rows, columns = table.table
+    scores = scores.detach().cpu().double()
     known = scores[scores.isfinite()]
     low, high = limits or ((float(known.min()), float(known.max())) if len(known) else (0.0, 1.0))
     image = ax.imshow(scores.numpy(), vmin=low, vmax=high, cmap=cmap, aspect="equal")
@@ -96,7 +97,7 @@ def _heat_map(
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             text = "n/a" if missing else f"{score:.{digits}f}"
             ax.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
-    ax.set_xticks(range(len(table.columns)), table.columns)
-    ax.set_yticks(range(len(table.rows)), table.rows)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -302,7 +302,8 @@ def test_what_cannot_be_compared_is_left_out_by_default_and_named_once():
 
 def test_a_comparison_is_a_table_of_scores():
     result = LayerComparison(scores=torch.rand(1, 2), layers_a=["x"], layers_b=["one", "two"])
-    assert (result.rows, result.columns) == (result.layers_a, result.layers_b)
+    assert result.table[1:] == (result.layers_a, result.layers_b)
+    assert result._asdict().keys() == {"scores", "layers_a", "layers_b"}
     scores, layers_a, layers_b = pickle.loads(pickle.dumps(result))
     close(scores, result.scores)
     assert (layers_a, layers_b) == (["x"], ["one", "two"])

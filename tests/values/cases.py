@@ -209,6 +209,12 @@ def fields(report):
     }
 
 
+def table(made, rows, columns):
+    """The scores of a table, and its names, joined."""
+    names = {name: "; ".join(getattr(made, name)) for name in (rows, columns)}
+    return {"scores": made.scores, **names}
+
+
 def under(name, results):
     """The results, with a name before theirs."""
     return {f"{name}, {key}": value for key, value in results.items()}
@@ -1132,7 +1138,7 @@ def scale_reports(dtype):
     report = find("scale_invariance_report")
     plain, labelled = report(head, x), report(head, x, alphas=(0.5, 2.0), labels=labels)
     return {
-        **under("plain", fields(plain) | {"text": str(plain)}),
+        **under("plain", table(plain, "encoders", "decoders") | {"text": str(plain)}),
         **under("labels", fields(labelled) | {"text": str(labelled)}),
     }
 
@@ -1336,8 +1342,10 @@ def stitching(dtype):
     plain = call(encoders, decoders, x, score)
     bridged = call(encoders, decoders, x, score, translators={("a", "b"): bridge})
     return {
-        **under("plain", fields(plain) | {"table": plain.to_markdown()}),
-        **under("bridged", fields(bridged) | {"table": bridged.to_markdown()}),
+        **under("plain", table(plain, "encoders", "decoders") | {"table": plain.to_markdown()}),
+        **under(
+            "bridged", table(bridged, "encoders", "decoders") | {"table": bridged.to_markdown()}
+        ),
         **with_gradients(find("StitchedModel")(encoders["a"], decoders["b"], bridge), x),
     }
 
@@ -1534,7 +1542,7 @@ def layers(dtype):
         "neighbors": partial(find("metrics.MutualKNN"), k=5),
     }.items():
         made = find("compare_layers")(a, b, loader, measure)
-        results |= under(name, fields(made))
+        results |= under(name, table(made, "layers_a", "layers_b"))
     few = find("compare_layers")(
         a,
         b,
