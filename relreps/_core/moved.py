@@ -24,5 +24,9 @@ _HOMES: dict[str, str] = {
     "rcsls_loss scale_invariance_report",
 }
 
-#: Name -> full name.
-MOVED = {name: f"{home}.{name}" for home, names in _HOMES.items() for name in names.split()}
+#: Name -> full name. The last have another name, too.
+MOVED = {name: f"{home}.{name}" for home, names in _HOMES.items() for name in names.split()} | {
+    "AbstractSampler": "relreps.anchors.Sampler",
+    "ParallelAnchors": "relreps.correspondence.Pairs",
+    "UnsupervisedAnchors": "relreps.correspondence.Pairs",
+}

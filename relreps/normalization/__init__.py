@@ -8,6 +8,7 @@ deviations underflow).
 Each function is the map for given statistics; the class below it in the same file remembers them.
 """
 
+from relreps._core.invariance import ABSORBED, BROKEN, residues
 from relreps.normalization.base import Affine, AffineNormalizer, Normalizer
 from relreps.normalization.center import Center, center
 from relreps.normalization.chain import NormalizerChain
@@ -22,6 +23,8 @@ from relreps.normalization.scale import (
 from relreps.normalization.whiten import Whiten, whiten
 
 __all__ = [
+    "ABSORBED",
+    "BROKEN",
     "Affine",
     "AffineNormalizer",
     "Center",
@@ -33,6 +36,7 @@ __all__ = [
     "Whiten",
     "center",
     "inverse_standard_scale",
+    "residues",
     "standard_scale",
     "unit_norm",
     "whiten",

@@ -23,7 +23,7 @@ class Affine(NamedTuple):
     """A normaliser as ``(x - shift) * factor``, and back; None stands for nothing to do.
 
     Attributes:
-        shift: What is subtracted, ``(D,)``; behind it the reference rows sum to zero.
+        shift: What is subtracted, ``(D,)``; after it the reference rows sum to zero.
         factor: One number a feature, one for all, or a matrix ``(D, D)`` from the right.
         inverse: What undoes ``factor``.
     """

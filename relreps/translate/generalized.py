@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, full_precision, polar_factor
+from relreps._core.rounding import is_constant, rounding_of
 from relreps._core.state import FittedModule
 from relreps._core.warnings import warn
 
@@ -117,8 +118,7 @@ class GeneralizedProcrustes(FittedModule):
             mean = w[m] @ present / w[m].sum()
             rest = torch.where(w[m, :, None] > 0, present - mean, 0)
             energy = w[m] @ rest.square().sum(1)
-            noise = 10 * torch.finfo(at_least_float32(space[:0]).dtype).eps
-            if energy <= noise**2 * (w[m] @ present.square().sum(1)):
+            if is_constant(energy, w[m] @ present.square().sum(1), rounding_of(space.dtype)):
                 raise ValueError(
                     f"`spaces[{m}]` must vary, got rows that are all equal. Give at least two "
                     "different rows."

@@ -38,9 +38,11 @@ MODULES = (
 
 #: Public names without a case of their own, and why.
 NO_CASE = {
+    "ABSORBED": "a word that a normaliser's residues use",
     "Affine": "what a normaliser gives a translator, nothing that a user calls",
     "AffineNormalizer": "abstract; its subclasses have cases",
     "Distance": "abstract; its subclasses have cases",
+    "BROKEN": "a word that a normaliser's residues use",
     "MatrixTranslator": "abstract; its subclasses have cases",
     "Metric": "abstract; what is given by name has cases",
     "MetricLike": "a type alias",
@@ -53,6 +55,7 @@ NO_CASE = {
     "Seeds": "a type alias",
     "SimilarityLike": "a type alias",
     "Translator": "abstract; its subclasses have cases",
+    "residues": "what a subclass of Normalizer says of itself; see `Normalizer.invariant_to`",
 }
 
 F32, F64 = torch.float32, torch.float64

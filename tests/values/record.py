@@ -1,6 +1,7 @@
-"""Record the values of all cases: ``python tests/values/record.py [--force]``.
+"""Record the values of new cases: ``python tests/values/record.py``; ``--force``: of all, anew.
 
-The package that is recorded is the one in the working directory. Long results are stored as a few
+The package that is recorded is the one in the working directory. What was recorded stays, without
+``--force``: it says what the values were. Long results are stored as a few
 of their entries, their norm, and their products with fixed signs, which see every entry.
 """
 
@@ -106,20 +107,20 @@ def _near(old, new, kind, tight, slack):
 
 
 def main():
-    """Run all cases of the package in the working directory, and write what they give."""
-    if FILE.exists() and "--force" not in sys.argv[1:]:
-        sys.exit(f"{FILE} exists: it says what the values were. --force overwrites it.")
+    """Run cases of the package in the working directory, and write what they give."""
+    kept = load() if FILE.exists() and "--force" not in sys.argv[1:] else {}
     sys.path.insert(0, os.getcwd())
     from cases import CASES
 
     import relreps
 
     torch.set_num_threads(1)
-    results = {name: encoded(case.run()) for name, case in CASES.items()}
+    new = {name: encoded(case.run()) for name, case in CASES.items() if name not in kept}
+    results = {name: kept.get(name) or new[name] for name in CASES}
     save(FILE, results)
     entries = sum(map(len, results.values()))
     size = FILE.stat().st_size
-    print(f"{relreps.__file__}: {len(results)} cases, {entries} results, {size} bytes")
+    print(f"{relreps.__file__}: {len(new)} new cases; {entries} results of all, {size} bytes")
 
 
 if __name__ == "__main__":
