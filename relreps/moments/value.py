@@ -194,12 +194,6 @@ class RowMoments:
         constant = is_constant(centered, self.means[side] ** 2, self.eps)
         return safe_sqrt(torch.where(constant, 0, centered))
 
-    def varies(self, side: int = 0) -> Tensor:
-        """Whether the rows of a side differ by more than rounding, a scalar."""
-        centered = self.diagonal(side).sum()
-        whole = centered + self.total * self.means[side].square().sum()
-        return ~is_constant(centered, whole, self.eps)
-
     @property
     def effective_rows(self) -> float:
         r"""Number of rows of equal weight that weigh as much, :math:`W^2 / \sum w^2`."""

@@ -287,12 +287,15 @@ class MatrixTranslator(Translator):
     def _check_related(self, moments: RowMoments) -> None:
         """Refuse pairs that determine no direction: of one row over and over, or unrelated ones."""
         xx, xy, yy = moments.scatters
-        squares = torch.stack([(s if s.dim() == 1 else s.diagonal()).sum() for s in (xx, yy)])
-        means = torch.stack([mean.square().sum() for mean in moments.means])
-        constant = is_constant(squares, squares + moments.total * means, moments.eps)
+        sides = [s if s.dim() == 1 else s.diagonal() for s in (xx, yy)]
+        # Feature by feature: a large constant one is not to hide another that varies.
+        squares, means = torch.cat(sides), torch.cat(moments.means)
+        still = is_constant(squares, squares + moments.total * means.square(), moments.eps)
+        constant = [side.all() for side in still.split([len(side) for side in sides])]
         # What is left of the products is a sum in float64: its rounding decides, not that of rows.
-        rounding = max(xy.shape) * torch.finfo(torch.float64).eps * squares.prod().sqrt()
-        if bool(constant.any()) or bool(xy.norm() <= rounding):
+        lengths = sides[0].sum().sqrt() * sides[1].sum().sqrt()
+        rounding = max(xy.shape) * torch.finfo(torch.float64).eps * lengths
+        if any(map(bool, constant)) or bool(xy.norm() <= rounding):
             raise ValueError(
                 f"{type(self).__name__} cannot be fitted: `x` and `y` must vary together, but the "
                 "pairs determine no direction (rank 0). Give at least two pairs with different "

@@ -568,3 +568,11 @@ def test_the_state_of_another_option_is_refused(make, saved, wanted, strict):
         other.load_state_dict(make(saved).state_dict(), strict=strict)
     close(other.state_dict(), before)
     make(saved).load_state_dict(make(saved).half().state_dict())
+
+
+def test_a_large_constant_feature_does_not_hide_one_that_varies():
+    x = torch.randn(50, 3)
+    x[:, 0] = 1e9
+    y = x[:, [1, 2]] / 2
+    t = AffineTranslator(3, 2, ridge=1e-9).fit(x, y)
+    close(t(x), y, atol=1e-4, rtol=0)
