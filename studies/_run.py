@@ -255,7 +255,7 @@ def write_results(
     write(folder / f"{name}.md", f"{head}\n\n{body.strip()}\n\n{tail}\n")
     written = [f"{name}.json", f"{name}.md"]
     if figure is not None:
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        figure.savefig(folder / f"{name}.png", dpi=160)
         written.append(f"{name}.png")
     print(f"Written to {folder}: {', '.join(written)}.")
 

@@ -128,14 +128,14 @@ def evaluate(
     return Row(
         own=(accuracy(a.encoder, a.decoder, test) + accuracy(b.encoder, b.decoder, test)) / 2,
         stitched=(accuracy(a.encoder, b.decoder, test) + accuracy(b.encoder, a.decoder, test)) / 2,
-        mrr=(codes.mrr_xy + codes.mrr_yx) / 2,
+        mrr=float(codes.mrr_xy + codes.mrr_yx) / 2,
         moved=(
             accuracy(old_a.encoder, nn.Sequential(there, old_b.decoder), test)
             + accuracy(old_b.encoder, nn.Sequential(back, old_a.decoder), test)
         )
         / 2,
-        moved_mrr=(moved.mrr_xy + moved.mrr_yx) / 2,
-        radius=relreps.anchor_report(x, latents[0]).coverage_radius,
+        moved_mrr=float(moved.mrr_xy + moved.mrr_yx) / 2,
+        radius=float(relreps.anchor_report(x, latents[0]).coverage_radius),
     )
 
 

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import relreps
+from relreps import parity
 
 CHANNELS = {"A": 16, "B": 24}
 LATENT = 128
@@ -84,7 +85,7 @@ class Loss(NamedTuple):
             relreps.TopologicalDensificationLoss(scale)(rows.unflatten(0, (-1, SAMPLES)))
             for rows, scale in zip((z, code), self.scales, strict=True)
         )
-        return self.weight * relreps.parity.both_placements(before, after, self.shares)
+        return self.weight * parity.both_placements(before, after, self.shares)
 
 
 def make_decoder(channels: int) -> nn.Sequential:

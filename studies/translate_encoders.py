@@ -54,6 +54,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import relreps
+from relreps import parity
 
 FEW = 300
 FROM = 25_000  # glosses that the classifier's are taken from
@@ -174,7 +175,7 @@ def train_head(rows: Tensor, topics: Tensor) -> nn.Module:
 #: By the name of the column of the published table, and what is beside it. Least squares between
 #: standardised rows needs no offset there, so that its affine map is the linear one.
 STITCHED: dict[str, Make] = {
-    "affine (Adam)": relreps.parity.SGDAffineTranslator,
+    "affine (Adam)": parity.SGDAffineTranslator,
     "linear": lambda x, y: relreps.AffineTranslator(x, y, pre="standard"),
     "l-ortho": lambda x, y: relreps.LOrthoTranslator(x, y, pre="standard"),
     "ortho": lambda x, y: relreps.ProcrustesTranslator(x, y, pre="standard"),
