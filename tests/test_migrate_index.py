@@ -15,9 +15,9 @@ import torch
 
 import relreps
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.append(str(EXAMPLES))
-# The examples are in the repository alone, not in what is released.
+STUDIES = Path(__file__).parents[1] / "studies"
+sys.path.append(str(STUDIES))
+# The studies are in the repository alone, not in what is released.
 migrate_index = pytest.importorskip("migrate_index")
 files, methods = (importlib.import_module(f"migration.{name}") for name in ("files", "methods"))
 FileError, NpyVectors, convert = files.FileError, files.NpyVectors, files.convert
@@ -162,7 +162,7 @@ convert(NpyVectors(__import__("pathlib").Path("old.npy")), __import__("pathlib")
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
 def test_a_killed_process_is_resumed(data, tmp_path):
     old, *_ = data
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    environment = {**os.environ, "PYTHONPATH": str(STUDIES)}
     killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
     assert killed.returncode == -signal.SIGKILL
     out = tmp_path / "out.npy"

@@ -13,7 +13,7 @@ from pyarrow import parquet
 import relreps
 
 pytest.importorskip("ray")
-SCRIPT = Path(__file__).parents[2] / "examples" / "scale" / "apply_with_ray.py"
+SCRIPT = Path(__file__).parents[2] / "studies" / "scale" / "apply_with_ray.py"
 ROWS, OLD, NEW = 2000, 12, 7
 
 

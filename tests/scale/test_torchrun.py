@@ -1,4 +1,4 @@
-"""The distributed fit of the example gives the map of one process."""
+"""The distributed fit of the study gives the map of one process."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import torch
 
 import relreps
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "scale" / "fit_distributed.py"
+SCRIPT = Path(__file__).parents[2] / "studies" / "scale" / "fit_distributed.py"
 
 
 def torchrun(folder, *arguments):

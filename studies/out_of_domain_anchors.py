@@ -13,19 +13,18 @@ move the latents of two ordinary classifiers onto each other by a Procrustes map
 were done before any anchor was chosen. It prints one table for 1000 held-out digits, draws the
 anchors among them, and takes about a minute.
 
-    python examples/out_of_domain_anchors.py --seed 1 --anchors 100
+    python studies/out_of_domain_anchors.py --seed 1 --anchors 100
 """
 
-import argparse
 import math
 import random
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import torch
 from _digits import CLASSIFY, STEPS_PER_EPOCH, Digits, load_digits, make_encoder, train
+from _run import Study, bullets, progress, run, table, whole_number
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
@@ -129,60 +128,53 @@ def evaluate(
     return Row(
         own=(accuracy(a.encoder, a.decoder, test) + accuracy(b.encoder, b.decoder, test)) / 2,
         stitched=(accuracy(a.encoder, b.decoder, test) + accuracy(b.encoder, a.decoder, test)) / 2,
-        mrr=(codes.mrr_xy + codes.mrr_yx) / 2,
+        mrr=float(codes.mrr_xy + codes.mrr_yx) / 2,
         moved=(
             accuracy(old_a.encoder, nn.Sequential(there, old_b.decoder), test)
             + accuracy(old_b.encoder, nn.Sequential(back, old_a.decoder), test)
         )
         / 2,
-        moved_mrr=(moved.mrr_xy + moved.mrr_yx) / 2,
-        radius=relreps.anchor_report(x, latents[0]).coverage_radius,
+        moved_mrr=float(moved.mrr_xy + moved.mrr_yx) / 2,
+        radius=float(relreps.anchor_report(x, latents[0]).coverage_radius),
     )
 
 
-def print_table(rows: dict[str, Row], own: float) -> None:
-    print("\n| anchors | own head | foreign head | MRR | Procrustes | its MRR | radius |")
-    print("| ------- | -------: | -----------: | --: | ---------: | ------: | -----: |")
-    for name, row in rows.items():
-        print(
-            f"| {name:7} | {row.own:8.1f} | {row.stitched:12.1f} | {row.mrr:.3f} "
-            f"| {row.moved:10.1f} | {row.moved_mrr:7.3f} | {row.radius:6.2f} |"
-        )
-    print(
-        "\nAccuracy in percent, of relative networks with their own and with a foreign head, and"
-        f"\nof ordinary ones (own head: {own:.1f}) whose latents were moved by a Procrustes map."
-        "\nMRR: is a digit, encoded by A, nearest to itself among all digits encoded by B? Radius:"
-        "\nthe coverage radius of the anchors among the test digits, in the ordinary network A; a"
-        f"\nright angle is {math.sqrt(2):.2f}."
-    )
-
-
-def print_verdict(rows: dict[str, Row]) -> None:
-    """In words, from the numbers of this run."""
+def report(rows: dict[str, Row], own: float) -> str:
+    """The table, and what the numbers of this run say in words."""
+    header = ["anchors", "own head", "foreign head", "MRR", "Procrustes", "its MRR", "radius"]
+    digits = (1, 1, 3, 1, 3, 2)
+    cells = [
+        [name, *(f"{value:.{places}f}" for value, places in zip(row, digits, strict=True))]
+        for name, row in rows.items()
+    ]
     home = rows["digits"]
-    print()
-    for name in ("letters", "noise"):
-        row = rows[name]
-        drop, moved = home.stitched - row.stitched, home.moved - row.moved
-        print(
-            f"- {name.capitalize()}: stitching through the code changes by {-drop:+.1f} points "
-            f"against digits as anchors, Procrustes by {-moved:+.1f}."
-        )
-    print(
-        "\nAnchors have to be parallel, the same for both networks; they need not be data.\n"
-        "Retrieval is another matter: classifiers pull each class together, and an MRR of 0.05\n"
-        "is what one gets by knowing the class alone."
-    )
+    changes = [
+        f"{name.capitalize()}: stitching through the code changes by "
+        f"{row.stitched - home.stitched:+.1f} points against digits as anchors, Procrustes by "
+        f"{row.moved - home.moved:+.1f}."
+        for name, row in rows.items()
+        if row is not home
+    ]
+    return f"""\
+{table(header, cells)}
+
+Accuracy in percent, of relative networks with their own and with a foreign head, and
+of ordinary ones (own head: {own:.1f}) whose latents were moved by a Procrustes map.
+MRR: is a digit, encoded by A, nearest to itself among all digits encoded by B? Radius:
+the coverage radius of the anchors among the test digits, in the ordinary network A; a
+right angle is {math.sqrt(2):.2f}.
+
+{bullets(changes)}
+
+Anchors have to be parallel, the same for both networks; they need not be data.
+Retrieval is another matter: classifiers pull each class together, and an MRR of 0.05
+is what one gets by knowing the class alone."""
 
 
 @torch.no_grad()
 def draw(
-    path: Path,
-    anchors: dict[str, Tensor],
-    rows: dict[str, Row],
-    encoder: nn.Module,
-    test: Digits,
-) -> None:
+    anchors: dict[str, Tensor], rows: dict[str, Row], encoder: nn.Module, test: Digits
+) -> Figure:
     """Some anchors of each kind, and all of them among the test digits."""
     figure = Figure(figsize=(10.5, 5.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2.4))
@@ -194,37 +186,28 @@ def draw(
         directions = F.normalize(encoder(images), dim=1)
         plot_anchors(latents, directions, test.labels, ax, title=title)
     bottom.suptitle("Anchors (crosses) among the test digits, directions in ordinary network A")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Stitch networks by anchors that are not digits.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--seed", type=int, default=0, help="of everything random but the split")
-    add("--anchors", type=int, default=300, help="number of anchors of each kind")
-    add("--epochs", type=int, default=5, help="of each of the eight trainings")
-    add("--out", type=Path, default="outputs/out_of_domain_anchors.png", help="picture to write")
-    options = parser.parse_args()
-    start = time.perf_counter()
-    torch.set_num_threads(1)  # networks this small gain nothing from more threads
+    study = Study(__file__, __doc__, packages=("mlxtend", "pillow", "matplotlib"))
+    study.option("--anchors", whole_number(2, 4000), 300, "number of anchors of each kind")
+    study.option("--epochs", whole_number(1, 10**4), 5, "of each of the eight trainings", quick=1)
+    options = study.parse()
     digits, test = load_digits()
     anchors = make_anchors(options.anchors, digits, options.seed)
     seed, epochs = 100 * options.seed, options.epochs
-    with tqdm(total=2 * (1 + len(anchors)) * epochs * STEPS_PER_EPOCH, unit="step") as bar:
+    with progress(total=2 * (1 + len(anchors)) * epochs * STEPS_PER_EPOCH, unit="step") as bar:
         absolute = train_pair(digits, None, seed, epochs, bar)
         rows = {}
         for i, (name, images) in enumerate(anchors.items()):
             relative = train_pair(digits, images, seed + 10 * (i + 1), epochs, bar)
             rows[name] = evaluate(relative, absolute, images, test)
-    print_table(rows, sum(accuracy(m.encoder, m.decoder, test) for m in absolute.values()) / 2)
-    print_verdict(rows)
-    draw(options.out, anchors, rows, absolute["A"].encoder, test)
-    print(f"\nPicture: {options.out}. Took {time.perf_counter() - start:.0f} s.")
+    own = sum(accuracy(m.encoder, m.decoder, test) for m in absolute.values()) / len(absolute)
+    results = {"own": own, "anchors": {name: row._asdict() for name, row in rows.items()}}
+    picture = draw(anchors, rows, absolute["A"].encoder, test)
+    study.write("Anchors from elsewhere", report(rows, own), results, picture)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,21 +6,19 @@ perceptron with a latent space of another width. All it is ever told is the `lat
 between its latents and the teacher's, in batches whose first rows serve as anchors: no labels, no
 coordinates of the teacher. Gradients flow through the samples and through the anchors.
 
-    python examples/guided_student.py
+    python studies/guided_student.py
 
 It prints how well digits can be told apart in each space (the nearest neighbours of a test digit
 among the training digits, and a linear classifier on frozen latents), before and after, over three
 seeds, and saves the spaces of the first as a picture. Less than a minute.
 """
 
-import argparse
 import math
-import time
-from pathlib import Path
 from statistics import mean
 
 import torch
 from _digits import NUM_TRAIN, Digits, load_digits, make_encoder
+from _run import Study, progress, run, table, whole_number
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -158,60 +156,52 @@ def score(spaces: Spaces, seen: Digits, held_out: Digits) -> dict[str, tuple[flo
     }
 
 
-def report(runs: list[dict[str, tuple[float, ...]]]) -> None:
+def report(runs: list[dict[str, tuple[float, ...]]]) -> str:
     """The mean over the seeds, and the least and the greatest."""
     columns = (("kNN %", 1), ("probe %", 1), ("similarity", 3), ("CKA", 3), ("mutual kNN", 3))
-    print(f"\n{len(runs)} seeds, 1000 test digits: mean [least, greatest]\n")
-    print(" " * 16 + "".join(f"{title:>22}" for title, _ in columns))
+    rows = []
     for name in runs[0]:
-        line = f"{name:<16}"
+        row = [name]
         for i, (_, digits) in enumerate(columns):
-            values = [run[name][i] for run in runs]
+            values = [found[name][i] for found in runs]
             middle, least, greatest = (f"{f(values):.{digits}f}" for f in (mean, min, max))
-            line += f"{f'{middle} [{least}, {greatest}]':>22}"
-        print(line)
-    print(
-        f"\nThe student saw no label, and no coordinate of the teacher: {TEACHER_LATENT} numbers a "
-        f"digit there, {STUDENT_LATENT} here.\nSimilarity is the centred latent similarity to the "
-        "teacher, on digits that neither has seen."
-    )
+            row.append(f"{middle} [{least}, {greatest}]")
+        rows.append(row)
+    return f"""\
+{len(runs)} seeds, 1000 test digits: mean [least, greatest]
+
+{table(["", *(title for title, _ in columns)], rows)}
+
+The student saw no label, and no coordinate of the teacher: {TEACHER_LATENT} numbers a digit \
+there, {STUDENT_LATENT} here.
+Similarity is the centred latent similarity to the teacher, on digits that neither has seen."""
 
 
-def draw(path: Path, spaces: Spaces, held_out: Digits) -> None:
+def draw(spaces: Spaces, held_out: Digits) -> Figure:
     """The test digits in each space."""
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     shown = {name: F.normalize(test, dim=1) for name, (_, test) in spaces.items()}
     plot_spaces(shown, held_out.labels, figure.subplots(1, len(shown)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Guide a student by relative similarity alone.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--seed", type=int, default=0, help="the first; of everything random but the split")
-    add("--repeats", type=int, default=3, help="teachers and students, each with the next seed")
-    add("--teacher-steps", type=int, default=400, help="batches for the teacher")
-    add("--student-steps", type=int, default=800, help="batches for the student")
-    add("--out", type=Path, default="outputs/guided_student.png", help="picture to write")
-    options = parser.parse_args()
-    start = time.perf_counter()
-    torch.set_num_threads(1)  # networks this small gain nothing from more threads
+    study = Study(__file__, __doc__, packages=("mlxtend",))
+    number = whole_number(1, 10**5)
+    study.option("--repeats", number, 3, "teachers and students, each with the next seed", quick=1)
+    study.option("--teacher-steps", number, 400, "batches for the teacher", quick=30)
+    study.option("--student-steps", number, 800, "batches for the student", quick=30)
+    options = study.parse()
     seen, held_out = load_digits()
     steps = options.teacher_steps, options.student_steps
-    runs = []
-    with tqdm(total=options.repeats * sum(steps), unit="step") as bar:
-        for i in range(options.repeats):
-            spaces = train_pair(options.seed + i, steps, seen, held_out, bar)
-            runs.append(score(spaces, seen, held_out))
-            if i == 0:
-                draw(options.out, spaces, held_out)
-    report(runs)
-    print(f"\nPicture: {options.out}. Took {time.perf_counter() - start:.0f} s.")
+    with progress(total=options.repeats * sum(steps), unit="step") as bar:
+        spaces = [
+            train_pair(options.seed + i, steps, seen, held_out, bar) for i in range(options.repeats)
+        ]
+    runs = [score(each, seen, held_out) for each in spaces]
+    title = "A student guided by relative similarity"
+    study.write(title, report(runs), {"runs": runs}, draw(spaces[0], held_out))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

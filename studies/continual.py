@@ -14,32 +14,21 @@ All start from the same weights and see the same digits in the same order for as
 graph and the weight of the loss are chosen on other seeds and other digits.
 
     make topology STUDY=continual
-    python examples/topology/continual.py --out results
+    python studies/continual.py --out results
 
 A few minutes on one thread; with --quick, some seconds that show nothing but that it runs.
 """
 
-import argparse
-import time
+from argparse import Namespace
 from collections.abc import Iterator
 from itertools import chain, repeat
-from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from _training import (
-    CLASSES,
-    Digits,
-    Pool,
-    compare,
-    folder_path,
-    mean,
-    plot_pairs,
-    spread,
-    table,
-    whole_number,
-    write_results,
-)
+from _digits import CLASSES, Digits, Pool
+from _paired import compare, plot_pairs
+from _run import Score, Study, progress, run, table, whole_number
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -153,23 +142,23 @@ def train(digits: Digits, test: Digits, recipe: Recipe, seed: int, steps: int) -
 # --------------------------------------------------------------------------------------- the scores
 
 
-class Score(NamedTuple):
+class Outcome(NamedTuple):
     """Mean accuracy over all tasks at the end, and how far past tasks fell from their best."""
 
     accuracy: float
     forgetting: float
 
 
-def score(history: list[list[float]]) -> Score:
+def score(history: list[list[float]]) -> Outcome:
     last = history[-1]
     falls = [
         max(after[task] for after in history[task:-1]) - last[task] for task in range(TASKS - 1)
     ]
-    return Score(mean(last), mean(falls))
+    return Outcome(fmean(last), fmean(falls))
 
 
 def choose(
-    pool: Pool, seeds: int, steps: int, bar: tqdm
+    pool: Pool, seeds: range, steps: int, bar: tqdm
 ) -> tuple[Recipe, dict[tuple[str, float], list[float]]]:
     """Graph and weight of the loss with the best accuracy, and all accuracies."""
     digits, validation = pool.take(*TRAINING), pool.take(*VALIDATION)
@@ -177,10 +166,10 @@ def choose(
     tried |= {(graph, w): Recipe(BUFFER, w, graph) for graph in GRAPHS for w in WEIGHTS}
     grid: dict[tuple[str, float], list[float]] = {key: [] for key in tried}
     for key, recipe in tried.items():
-        for seed in range(1000, 1000 + seeds):
+        for seed in seeds:
             grid[key].append(score(train(digits, validation, recipe, seed, steps)).accuracy)
             bar.update()
-    best = max((key for key in grid if key[1]), key=lambda key: mean(grid[key]))
+    best = max((key for key in grid if key[1]), key=lambda key: fmean(grid[key]))
     return tried[best], grid
 
 
@@ -188,12 +177,12 @@ NONE, REPLAY, SPECTRAL = "no replay", "replay", "replay, spectral"
 Histories = dict[str, list[list[list[float]]]]  # by recipe: seeds, after each task, of each task
 
 
-def run(pool: Pool, spectral: Recipe, seeds: int, steps: int, bar: tqdm) -> Histories:
+def run_all(pool: Pool, spectral: Recipe, seeds: range, steps: int, bar: tqdm) -> Histories:
     """Every recipe on every seed, which fixes the order of classes and digits."""
     digits, test = pool.take(*TRAINING), pool.take(*TEST)
     recipes = {NONE: Recipe(buffer=0), REPLAY: Recipe(), SPECTRAL: spectral}
     histories: Histories = {name: [] for name in recipes}
-    for seed in range(seeds):
+    for seed in seeds:
         for name, recipe in recipes.items():
             histories[name].append(train(digits, test, recipe, seed, steps))
             bar.update()
@@ -213,27 +202,23 @@ def scores_report(histories: Histories) -> str:
             paired, fall = (
                 compare([s[i] for s in row], [s[i] for s in scores[REPLAY]]) for i in range(2)
             )
-            against = [str(paired), f"{paired.t_test:.2g}", f"{paired.wilcoxon:.2g}", str(fall)]
+            against = [*paired.cells, str(fall)]
         accuracies, falls = zip(*row, strict=True)
-        rows.append([name, spread(accuracies), spread(falls), *against])
+        rows.append([name, *(f"{Score(values):.2f}" for values in (accuracies, falls)), *against])
     return table([*header, "t-test p", "Wilcoxon p", "forgetting [95 %]"], rows)
 
 
 def report(
-    options: argparse.Namespace,
+    options: Namespace,
     spectral: Recipe,
     grid: dict[tuple[str, float], list[float]],
     histories: Histories,
 ) -> str:
     header = ["graph \\ weight", *(f"{weight:g}" for weight in WEIGHTS)]
-    rows = [[graph, *(f"{mean(grid[graph, w]):.1f}" for w in WEIGHTS)] for graph in GRAPHS]
+    rows = [[graph, *(f"{fmean(grid[graph, w]):.1f}" for w in WEIGHTS)] for graph in GRAPHS]
     accuracies = {name: [score(h).accuracy for h in runs] for name, runs in histories.items()}
     verdict = compare(accuracies[SPECTRAL], accuracies[REPLAY]).verdict()
     return f"""\
-# Replay with a spectral gap
-
-Written by `{command(options)}`. Do not edit.
-
 Ten digits in {TASKS} tasks of {CLASSES_PER_TASK} classes, in an order drawn for each seed; \
 {TRAINING[1] - TRAINING[0]} digits a class, {options.steps} steps a task of {BATCH} new digits and \
 as many from a buffer of {BUFFER}, class-balanced. Accuracy among all ten classes at the end, on \
@@ -244,18 +229,18 @@ best, on average. The loss sees the replayed batch, which holds all past classes
 {scores_report(histories)}
 
 Graph and weight of the loss were chosen on other seeds and digits: "{spectral.graph}" and \
-{spectral.weight:g}. Accuracies there ({mean(grid["none", 0.0]):.1f} without the loss):
+{spectral.weight:g}. Accuracies there ({fmean(grid["none", 0.0]):.1f} without the loss):
 
 {table(header, rows)}
 """
 
 
-def draw(path: Path, histories: Histories) -> None:
+def draw(histories: Histories) -> Figure:
     """Accuracy as tasks come, and at the end, seed by seed."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
     for i, (name, runs) in enumerate(histories.items()):
-        means = torch.tensor([[mean(after) for after in history] for history in runs])
+        means = torch.tensor([[fmean(after) for after in history] for history in runs])
         seen = range(CLASSES_PER_TASK, CLASSES + 1, CLASSES_PER_TASK)
         left.errorbar(seen, means.mean(0), means.std(0), color=f"C{i}", capsize=3, label=name)
     left.set_xlabel("classes seen")
@@ -265,53 +250,29 @@ def draw(path: Path, histories: Histories) -> None:
     plot_pairs(right, *ends)
     right.set_xticks((0, 1), (REPLAY, SPECTRAL))
     right.set_ylabel("accuracy at the end, %")
-    figure.savefig(path, dpi=160)
-
-
-def command(options: argparse.Namespace) -> str:
-    """What to type for the same results; where they go is left out."""
-    sizes = f"--seeds {options.seeds} --steps {options.steps}"
-    return f"python examples/topology/continual.py {'--quick' if options.quick else sizes}"
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Learn class after class with replay, with and without the spectral gap loss.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--seeds", type=whole_number(2, 100), default=10, help="of weights, order and batches")
-    add("--steps", type=whole_number(1, 10**5), default=100, help="of each task")
-    add("--out", type=folder_path, default="outputs", help="folder for continual.{json,md,png}")
-    add("--quick", action="store_true", help="2 seeds, 10 steps, one seed to choose on")
-    options = parser.parse_args()
-    if options.quick:
-        options.seeds, options.steps = 2, 10
-    return options
+    return figure
 
 
 def main() -> None:
-    options = parse_options()
-    start = time.perf_counter()
-    torch.set_num_threads(1)  # networks this small gain nothing from more threads
-    pool = Pool()
-    choice_seeds = 1 if options.quick else 3
-    total = choice_seeds * (1 + len(GRAPHS) * len(WEIGHTS)) + 3 * options.seeds
-    with tqdm(total=total, unit="training") as bar:
+    study = Study(__file__, __doc__, packages=("mlxtend",))
+    study.option("--seeds", whole_number(2, 100), 10, "of weights, order and batches", quick=2)
+    study.option("--steps", whole_number(1, 10**5), 100, "of each task", quick=10)
+    options = study.parse()
+    pool, first = Pool(), options.seed
+    seeds = range(first, first + options.seeds)
+    choice_seeds = range(first + 1000, first + 1000 + (1 if options.quick else 3))
+    total = len(choice_seeds) * (1 + len(GRAPHS) * len(WEIGHTS)) + 3 * options.seeds
+    with progress(total=total, unit="training") as bar:
         spectral, grid = choose(pool, choice_seeds, options.steps, bar)
-        histories = run(pool, spectral, options.seeds, options.steps, bar)
-    text = report(options, spectral, grid, histories)
-    print(text)
-    draw(options.out / "continual.png", histories)
+        histories = run_all(pool, spectral, seeds, options.steps, bar)
     results = {
-        "command": command(options),
         "chosen": spectral._asdict(),
         "grid": [[*key, *values] for key, values in grid.items()],
         "histories": histories,
     }
-    write_results(options.out, "continual", text, results)
-    print(f"Took {time.perf_counter() - start:.0f} s.")
+    body = report(options, spectral, grid, histories)
+    study.write("Replay with a spectral gap", body, results, draw(histories))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,11 +1,11 @@
 """Apply a saved map to a table of vectors that is larger than one machine, with Ray Data.
 
     pip install 'relreps[scale]'
-    python examples/scale/apply_with_ray.py --map map.pt --table old/ --out new/
+    python studies/scale/apply_with_ray.py --map map.pt --table old/ --out new/
 
 `--table` is a Parquet file or a folder of them; all columns are kept, and the column of vectors is
 replaced. Each worker loads the map once. The result is written to `new.part` and gets its name when
-it is whole. `--map` is what `fit_distributed.py` or `examples/migrate_index.py` wrote.
+it is whole. `--map` is what `fit_distributed.py` or `studies/migrate_index.py` wrote.
 """
 
 import argparse

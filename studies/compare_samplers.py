@@ -8,9 +8,9 @@ Anchors come from what is not held out. The held-out items are retrieved across 
 their relative codes, cosines after subtracting the mean of the anchors.
 
     pip install transformers==5.23.0 tokenizers==0.23.3 pyarrow==26.0.1
-    pip install --no-deps -r examples/encoders/requirements.txt
+    pip install --no-deps -r studies/requirements.txt
     sudo apt-get install wordnet-base
-    python examples/encoders/compare_samplers.py --out results
+    python studies/compare_samplers.py --out results
 
 It writes compare_samplers.{json,md,png}.
 
@@ -31,53 +31,33 @@ words):
 Four to five minutes on one thread, once the glosses are encoded.
 """
 
-import argparse
-import json
-import re
-import sys
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import torch
-from loading import (
+from _encoders import (
     GLOVE_PACKAGE,
     ME5,
     MINILM,
-    MissingResourceError,
+    PACKAGES,
     encode,
-    read_glove,
-    read_minilm_tokens,
     read_topics,
     sample_glosses,
+    shared_words,
+    wordnet_version,
 )
-from real_encoders import (
-    NEIGHBOURS,
-    Pairs,
-    Score,
-    find_versions,
-    folder_path,
-    markdown_table,
-    relative,
-    whole_number,
-    write,
-)
+from _relative import MEASURES, NEIGHBOURS, Pairs, measures, relative
+from _run import Score, Study, bullets, progress, run, table, whole_number
+from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 import relreps
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 GLOSSES_TEST, WORDS_TEST = 1000, 2000
-WORDS, SKIPPED, LETTERS = 20_000, 400, 4
 CLUSTERS = 42  # of the round robin, as in the code of the paper
 ORACLE = "best aligned (oracle)"
-MEASURES = ("mrr_xy", "mrr_yx", "jaccard_xy", "jaccard_yx")
 
 # ---------------------------------------------------------------------------------------- the data
 
@@ -107,18 +87,9 @@ def load_glosses(seed: int) -> Spaces:
 
 
 def load_words(seed: int) -> Spaces:
-    """GloVe and the tokens of MiniLM on the words they share, the most frequent first.
-
-    The rule of the paper: of the shared words the 400 most frequent are left out, then those with
-    other signs than letters or fewer than four of them; the next 20 000 are taken.
-    """
-    glove, tokens = read_glove(), read_minilm_tokens()
-    row_of = {word: i for i, word in enumerate(tokens.words)}
-    shared = [(i, word) for i, word in enumerate(glove.words) if word in row_of][SKIPPED:]
-    kept = [(i, word) for i, word in shared if word.isalpha() and len(word) >= LETTERS][:WORDS]
-    x = glove.vectors[[i for i, _ in kept]]
-    y = tokens.vectors[[row_of[word] for _, word in kept]]
-    rows = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))
+    """GloVe and the tokens of MiniLM."""
+    x, y = shared_words()
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     test, pool = rows[:WORDS_TEST], rows[WORDS_TEST:].sort().values
     return Spaces("words", "Words", ("GloVe", "MiniLM"), x, y, test, pool, None)
 
@@ -224,12 +195,12 @@ def measure(spaces: Spaces, anchors: Tensor) -> dict[str, float]:
     }
 
 
-def run(spaces: Spaces, counts: list[int], draws: int, seed: int) -> dict[str, Curve]:
+def measure_all(spaces: Spaces, counts: list[int], draws: int, seed: int) -> dict[str, Curve]:
     """The curve of each sampler."""
     found = samplers(spaces)
     curves = {}
     total = sum(draws if sampler.random else 1 for sampler in found)
-    with tqdm(total=total, desc=spaces.title, unit="draw", disable=None) as bar:
+    with progress(total=total, desc=spaces.title, unit="draw") as bar:
         for sampler in found:
             measured: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
             for draw in range(draws if sampler.random else 1):
@@ -310,21 +281,14 @@ def above_oracle(curves: dict[str, Curve], count: int) -> list[str]:
 
 def tables(spaces: Spaces, curves: dict[str, Curve]) -> list[str]:
     """A table for each measure."""
-    there, back = (" → ".join(pair) for pair in (spaces.names, spaces.names[::-1]))
-    titles = (
-        f"MRR {there}",
-        f"MRR {back}",
-        f"Jaccard@{NEIGHBOURS} {there}",
-        f"Jaccard@{NEIGHBOURS} {back}",
-    )
     counts = list(curves["uniform"])
     found = []
-    for name, title in zip(MEASURES, titles, strict=True):
+    for name, title in zip(MEASURES, measures(spaces.names), strict=True):
         cells = [
             [sampler, *(str(curve[count][name]) for count in counts)]
             for sampler, curve in curves.items()
         ]
-        found.append(markdown_table([title, *(f"{count} anchors" for count in counts)], cells))
+        found.append(table([title, *(f"{count} anchors" for count in counts)], cells))
     return found
 
 
@@ -345,18 +309,11 @@ def beside_paper(curves: dict[str, dict[str, Curve]], count: int) -> str:
         for key in ("words", "glosses"):
             cells += [measured(key, row, name) for name in ("jaccard", "mrr")]
         rows.append([row.name, *cells])
-    return markdown_table(header, rows)
+    return table(header, rows)
 
 
-def report(
-    options: argparse.Namespace,
-    pairs: list[Spaces],
-    curves: dict[str, dict[str, Curve]],
-    versions: dict[str, str],
-) -> str:
+def report(options: Namespace, pairs: list[Spaces], curves: dict[str, dict[str, Curve]]) -> str:
     parts = [
-        "# Samplers compared",
-        f"Written by `{command(options)}`. Do not edit.",
         "Which samples should be anchors? Held-out items are retrieved across two spaces by their "
         "relative codes: cosines to the anchors, after subtracting the mean of the anchors. Mean ± "
         f"sample deviation over {options.draws} draws of anchors; the held-out items stay the "
@@ -382,9 +339,9 @@ def report(
             *tables(spaces, found),
             "MRR, mean of both directions, less that of uniform draws; ahead and behind are more "
             "than three standard errors of the draws away, level is not:",
-            "\n".join(f"- {standing(found, count, 'mrr')}" for count in options.anchors),
+            bullets([standing(found, count, "mrr") for count in options.anchors]),
             f"The same for Jaccard@{NEIGHBOURS}:",
-            "\n".join(f"- {standing(found, count, 'jaccard')}" for count in options.anchors),
+            bullets([standing(found, count, "jaccard") for count in options.anchors]),
         ]
         better = {
             count: names for count in options.anchors if (names := above_oracle(found, count))
@@ -404,13 +361,11 @@ def report(
         f"{paper_count(options)} anchors.",
         beside_paper(curves, paper_count(options)),
         verdict(curves["words"], paper_count(options)),
-        "## Versions",
-        "\n".join(f"- {name}: {version}" for name, version in versions.items()),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
-def paper_count(options: argparse.Namespace) -> int:
+def paper_count(options: Namespace) -> int:
     """The number of anchors to set beside the 300 of the paper."""
     return min(options.anchors, key=lambda count: abs(count - 300))
 
@@ -444,16 +399,13 @@ def verdict(curves: dict[str, Curve], count: int) -> str:
         "by at most 0.03. Here, in the first space: "
         f"farthest {lead('farthest in GloVe')}; k-means {lead('k-means in GloVe')}.",
     ]
-    return "\n".join(f"- {line}" for line in lines)
+    return bullets(lines)
 
 
-def draw_figure(
-    pairs: list[Spaces], curves: dict[str, dict[str, Curve]], path: Path, draws: int
-) -> None:
+def picture(pairs: list[Spaces], curves: dict[str, dict[str, Curve]], draws: int) -> Figure:
     """MRR over the number of anchors, and below it what sets the samplers apart."""
-    figure, axes = plt.subplots(
-        2, len(pairs), figsize=(9.5, 8), sharex=True, layout="constrained", height_ratios=(3, 4)
-    )
+    figure = Figure(figsize=(9.5, 8), layout="constrained")
+    axes = figure.subplots(2, len(pairs), sharex=True, height_ratios=(3, 4))
     for (top, bottom), spaces in zip(axes.T, pairs, strict=True):
         found = curves[spaces.key]
         counts = list(found["uniform"])
@@ -475,97 +427,37 @@ def draw_figure(
             axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel("MRR, mean of both directions")
     axes[1, 0].set_ylabel(f"difference from uniform (deviation of {draws} draws)")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-# -------------------------------------------------------------------------------- the command line
-
-
-def command(options: argparse.Namespace) -> str:
-    """What to type for the same results; where they go is left out."""
-    anchors = " ".join(map(str, options.anchors))
-    return (
-        f"python examples/encoders/compare_samplers.py --draws {options.draws} --anchors {anchors} "
-        f"--seed {options.seed}"
-    )
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Compare anchor samplers on glosses and on words.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--draws", type=whole_number(2, 100), default=5, help="draws of each random sampler"
-    )
-    parser.add_argument(
-        "--anchors",
-        type=whole_number(2, 1000),
-        nargs="+",
-        default=[50, 100, 300, 1000],
-        help="numbers of anchors",
-    )
-    parser.add_argument(
-        "--seed", type=whole_number(0, 10**6), default=0, help="of the splits and the draws"
-    )
-    parser.add_argument(
-        "--out", type=folder_path, default="outputs", help="folder for compare_samplers.*"
-    )
-    options = parser.parse_args()
-    options.anchors = sorted(set(options.anchors))
-    if len(options.anchors) < 2:
-        parser.error("--anchors must hold two different numbers at least, for a curve")
-    return options
-
-
-def as_json(curves: dict[str, Curve]) -> dict[str, object]:
-    return {
-        sampler: {
-            str(count): {name: score.as_json() for name, score in scores.items()}
-            for count, scores in curve.items()
-        }
-        for sampler, curve in curves.items()
-    }
+    return figure
 
 
 def main() -> None:
-    options = parse_options()
-    torch.set_num_threads(1)
-    try:
-        pairs = [load_glosses(options.seed), load_words(options.seed)]
-        packages = (GLOVE_PACKAGE, "pyarrow", "matplotlib")
-        versions = find_versions() | {name: metadata.version(name) for name in packages}
-    except MissingResourceError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
+    packages = (*PACKAGES, GLOVE_PACKAGE, "pyarrow", "matplotlib")
+    study, counts = Study(__file__, __doc__, packages), [50, 100, 300, 1000]
+    draws, most = whole_number(2, 100), whole_number(2, 1000)
+    study.option("--draws", draws, 5, "draws of each random sampler", quick=2)
+    study.option("--anchors", most, counts, "numbers of anchors", quick=[30, 50], nargs="+")
+    options = study.parse()
+    options.anchors = sorted(set(options.anchors))
+    if len(options.anchors) < 2:
+        study.parser.error("--anchors must hold two different numbers at least, for a curve")
+    pairs = [load_glosses(options.seed), load_words(options.seed)]
     curves = {
-        spaces.key: run(spaces, options.anchors, options.draws, options.seed) for spaces in pairs
+        spaces.key: measure_all(spaces, options.anchors, options.draws, options.seed)
+        for spaces in pairs
     }
-    text = report(options, pairs, curves, versions)
-    print(text)
     results = {
-        "command": command(options),
-        "versions": versions,
-        "pairs": {
-            spaces.key: {
-                "x": spaces.names[0],
-                "y": spaces.names[1],
-                "test": len(spaces.test),
-                "pool": len(spaces.pool),
-                "samplers": as_json(curves[spaces.key]),
-            }
-            for spaces in pairs
-        },
+        spaces.key: {
+            "x": spaces.names[0],
+            "y": spaces.names[1],
+            "test": len(spaces.test),
+            "pool": len(spaces.pool),
+            "samplers": curves[spaces.key],
+        }
+        for spaces in pairs
     }
-    lines = json.dumps(results, indent=1)
-    lines = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), lines)
-    write(options.out / "compare_samplers.json", lines + "\n")
-    write(options.out / "compare_samplers.md", text)
-    draw_figure(pairs, curves, options.out / "compare_samplers.png", options.draws)
-    print(f"Written to {options.out}: compare_samplers.json, .md, .png.")
+    body, figure = report(options, pairs, curves), picture(pairs, curves, options.draws)
+    study.write("Samplers compared", body, {"pairs": results}, figure, wordnet_version())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

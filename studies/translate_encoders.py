@@ -9,9 +9,9 @@ Stitching. A linear classifier of the topic of a gloss is trained on one encoder
 another, through each kind of map of Maiorca et al., arXiv:2311.00664, table 1.
 
     pip install transformers==5.23.0 tokenizers==0.23.3 pyarrow==26.0.1 pillow==13.0.0
-    pip install --no-deps -r examples/encoders/requirements.txt
+    pip install --no-deps -r studies/requirements.txt
     sudo apt-get install wordnet-base fonts-noto-color-emoji
-    python examples/encoders/translate_encoders.py --out results
+    python studies/translate_encoders.py --out results
 
 It writes translate_encoders.{json,md}.
 
@@ -28,34 +28,33 @@ It showed (5 splits):
   l-ortho.
 """
 
-import argparse
-import json
 import re
-import sys
 import warnings
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
-from importlib import metadata
 from typing import NamedTuple
 
 import torch
-from compare_samplers import load_words
-from loading import (
+from _emoji import LITE0, LITE1, drawable_emoji, read_emoji
+from _encoders import (
     GLOVE_PACKAGE,
     ME5,
     MINILM,
-    MissingResourceError,
+    PACKAGES,
     encode,
     read_glove,
     read_topics,
     sample_glosses,
+    shared_words,
+    wordnet_version,
 )
-from pictures import LITE0, LITE1, drawable_emoji, read_emoji
-from real_encoders import Score, find_versions, folder_path, markdown_table, whole_number, write
+from _run import Score, Study, bullets, progress, run, table, whole_number
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import relreps
+from relreps import parity
 
 FEW = 300
 FROM = 25_000  # glosses that the classifier's are taken from
@@ -76,13 +75,13 @@ class Spaces(NamedTuple):
 def load_spaces() -> list[Spaces]:
     glosses, names, signs = sample_glosses(), read_emoji().values(), drawable_emoji()
     english, french = ([name[language] for name in names] for language in ("en", "fr"))
-    words = load_words(0)
+    words = shared_words()
     minilm = encode(MINILM, english)
     return [
         Spaces("Glosses: MiniLM, mE5", encode(MINILM, glosses), encode(ME5, glosses), 1000),
         Spaces("Emoji names: MiniLM, mE5", minilm, encode(ME5, english), 641),
         Spaces("Emoji names: MiniLM English, mE5 French", minilm, encode(ME5, french), 641),
-        Spaces("Words: GloVe, MiniLM tokens", words.x, words.y, 2000),
+        Spaces("Words: GloVe, MiniLM tokens", *words, 2000),
         Spaces("Emoji pictures: Lite0, Lite1", encode(LITE0, signs), encode(LITE1, signs), 612),
     ]
 
@@ -98,13 +97,13 @@ MAPS: dict[str, Make] = {
 }
 
 
-def retrieve(spaces: Spaces, draws: int, bar: tqdm) -> dict[int, dict[str, Score]]:
+def retrieve(spaces: Spaces, draws: range, bar: tqdm) -> dict[int, dict[str, Score]]:
     """Recall@1 of each map, for each number of pairs."""
     everything = len(spaces.x) - spaces.held_out
     found: dict[int, dict[str, list[float]]] = {
         count: {name: [] for name in MAPS} for count in (FEW, everything)
     }
-    for draw in range(draws):
+    for draw in draws:
         order = torch.randperm(len(spaces.x), generator=torch.Generator().manual_seed(draw))
         test, pool = order[: spaces.held_out], order[spaces.held_out :]
         for count, scores in found.items():
@@ -176,7 +175,7 @@ def train_head(rows: Tensor, topics: Tensor) -> nn.Module:
 #: By the name of the column of the published table, and what is beside it. Least squares between
 #: standardised rows needs no offset there, so that its affine map is the linear one.
 STITCHED: dict[str, Make] = {
-    "affine (Adam)": relreps.parity.SGDAffineTranslator,
+    "affine (Adam)": parity.SGDAffineTranslator,
     "linear": lambda x, y: relreps.AffineTranslator(x, y, pre="standard"),
     "l-ortho": lambda x, y: relreps.LOrthoTranslator(x, y, pre="standard"),
     "ortho": lambda x, y: relreps.ProcrustesTranslator(x, y, pre="standard"),
@@ -197,7 +196,7 @@ def accuracy(head: nn.Module, rows: Tensor, topics: Tensor) -> float:
 
 
 def stitch(
-    glosses: Glosses, anchors: int, draws: int, bar: tqdm
+    glosses: Glosses, anchors: int, draws: range, bar: tqdm
 ) -> dict[tuple[str, str], dict[str, Score]]:
     """Accuracy of each way, for each encoder (first) and encoder of the head (second)."""
     names = list(glosses.encodings)
@@ -207,7 +206,7 @@ def stitch(
         for target in names
         if source != target
     }
-    for draw in range(draws):
+    for draw in draws:
         torch.manual_seed(draw)  # of what is trained by Adam
         order = torch.randperm(len(glosses.topics), generator=torch.Generator().manual_seed(draw))
         train, test = order[:TRAINING], order[TRAINING : TRAINING + TEST]
@@ -244,19 +243,19 @@ def stitch(
 
 def retrieval_table(found: dict[str, dict[int, dict[str, Score]]], widths: dict[str, str]) -> str:
     rows = [
-        [title, widths[title], str(count), *map(str, scores.values())]
+        [title, widths[title], str(count), *scores.values()]
         for title, each in found.items()
         for count, scores in each.items()
     ]
-    return markdown_table(["spaces", "widths", "pairs", *MAPS], rows)
+    return table(["spaces", "widths", "pairs", *MAPS], rows)
 
 
 def stitching_table(found: dict[tuple[str, str], dict[str, Score]]) -> str:
     rows = [
-        [f"{source} to head of {target}", *(str(scores.get(way, "-")) for way in WAYS)]
+        [f"{source} to head of {target}", *(scores.get(way, "-") for way in WAYS)]
         for (source, target), scores in found.items()
     ]
-    return markdown_table(["encoder", *WAYS], rows)
+    return table(["encoder", *WAYS], rows)
 
 
 def mean_over_pairs(found: dict[tuple[str, str], dict[str, Score]]) -> dict[str, float]:
@@ -272,15 +271,12 @@ def ordering(means: dict[str, float]) -> str:
 
 
 def report(
-    options: argparse.Namespace,
+    options: Namespace,
     retrieved: dict[str, dict[int, dict[str, Score]]],
     widths: dict[str, str],
     stitched: dict[int, dict[tuple[str, str], dict[str, Score]]],
-    versions: dict[str, str],
 ) -> str:
     parts = [
-        "# Translators on real encoders",
-        f"Written by `{command(options)}`. Do not edit.",
         "## Retrieval",
         f"Recall@1 of held-out items, moved from the first space to the second; mean ± sample "
         f"deviation over {options.draws} splits. Least squares and ridge have an offset; the ridge "
@@ -300,97 +296,47 @@ def report(
         ranked = ordering(mean_over_pairs(found))
         parts.append(f"Between MiniLM and mE5, both ways, the best first: {ranked}.")
     published = [
-        f"- {name}: {ordering(dict(zip(WAYS, values, strict=False)))}"
+        f"{name}: {ordering(dict(zip(WAYS, values, strict=False)))}"
         for name, values in PUBLISHED.items()
     ]
     parts.append(
         "Published, by table 1 of arXiv:2311.00664, where the heads are not trained on relative "
         "codes:"
     )
-    parts.append("\n".join(published))
-    parts.append("## Versions")
-    parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
-    return "\n\n".join(parts) + "\n"
-
-
-def command(options: argparse.Namespace) -> str:
-    """What to type for the same results; where they go is left out."""
-    anchors = " ".join(map(str, options.anchors))
-    script = "python examples/encoders/translate_encoders.py"
-    return f"{script} --draws {options.draws} --anchors {anchors}"
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Translators on real encoders.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--draws", type=whole_number(1, 100), default=5, help="random splits")
-    parser.add_argument(
-        "--anchors",
-        type=whole_number(30, TRAINING),
-        nargs="+",
-        default=[300, 1000],
-        help="pairs that classifiers are stitched with",
-    )
-    parser.add_argument(
-        "--out", type=folder_path, default="outputs", help="folder for translate_encoders.{json,md}"
-    )
-    return parser.parse_args()
+    return "\n\n".join([*parts, bullets(published)])
 
 
 def main() -> None:
-    options = parse_options()
-    try:
-        for encoder in (MINILM, ME5, LITE0, LITE1):  # before minutes are spent on one of them
-            encoder.require()
-        versions = {
-            **find_versions(),
-            **{name: metadata.version(name) for name in (GLOVE_PACKAGE, "emoji", LITE0.package)},
-        }
-        pairs_of_spaces, glosses = load_spaces(), load_glosses()
-    except MissingResourceError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    packages = (*PACKAGES, GLOVE_PACKAGE, "emoji", LITE0.package)
+    study, pairs = Study(__file__, __doc__, packages), whole_number(30, TRAINING)
+    study.option("--draws", whole_number(1, 100), 5, "random splits", quick=1)
+    used = "pairs that classifiers are stitched with"
+    study.option("--anchors", pairs, [300, 1000], used, quick=[100], nargs="+")
+    options = study.parse()
+    for encoder in (MINILM, ME5, LITE0, LITE1):  # before minutes are spent on one of them
+        encoder.require()
+    pairs_of_spaces, glosses = load_spaces(), load_glosses()
     # Too few pairs for some maps: what that costs is what is shown.
     warnings.simplefilter("ignore", relreps.NumericalWarning)
 
+    seeds = range(options.seed, options.seed + options.draws)
     total = 2 * len(MAPS) * len(pairs_of_spaces) * options.draws
-    with tqdm(total=total, desc="retrieval", unit="map", disable=None) as bar:
-        retrieved = {s.title: retrieve(s, options.draws, bar) for s in pairs_of_spaces}
+    with progress(total=total, desc="retrieval", unit="map") as bar:
+        retrieved = {s.title: retrieve(s, seeds, bar) for s in pairs_of_spaces}
     widths = {s.title: f"{s.x.shape[1]} / {s.y.shape[1]}" for s in pairs_of_spaces}
     total = 6 * len(options.anchors) * options.draws
-    with tqdm(total=total, desc="stitching", unit="pair", disable=None) as bar:
-        stitched = {
-            anchors: stitch(glosses, anchors, options.draws, bar) for anchors in options.anchors
-        }
-
-    text = report(options, retrieved, widths, stitched, versions)
-    print(text)
+    with progress(total=total, desc="stitching", unit="pair") as bar:
+        stitched = {anchors: stitch(glosses, anchors, seeds, bar) for anchors in options.anchors}
     results = {
-        "command": command(options),
-        "versions": versions,
-        "retrieval": {
-            title: {
-                str(count): {name: score.as_json() for name, score in scores.items()}
-                for count, scores in each.items()
-            }
-            for title, each in retrieved.items()
-        },
+        "retrieval": retrieved,
         "stitching": {
-            str(anchors): {
-                f"{source} to {target}": {way: score.as_json() for way, score in scores.items()}
-                for (source, target), scores in found.items()
-            }
+            anchors: {f"{source} to {target}": scores for (source, target), scores in found.items()}
             for anchors, found in stitched.items()
         },
     }
-    lines = json.dumps(results, indent=1)
-    lines = re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()), lines)
-    write(options.out / "translate_encoders.json", lines + "\n")
-    write(options.out / "translate_encoders.md", text)
-    print(f"Written to {options.out}: translate_encoders.json, translate_encoders.md.")
+    body = report(options, retrieved, widths, stitched)
+    study.write("Translators on real encoders", body, results, versions=wordnet_version())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,9 +5,9 @@ more are discovered. Relative codes of 1000 held-out glosses are then compared a
 with the 15 seeds as anchors, with the discovered anchors, and with 300 true ones.
 
     pip install transformers==5.23.0 tokenizers==0.23.3
-    pip install --no-deps -r examples/encoders/requirements.txt
+    pip install --no-deps -r studies/requirements.txt
     sudo apt-get install wordnet-base
-    python examples/encoders/discover_anchors.py --out results
+    python studies/discover_anchors.py --out results
 
 It showed (results/discover_anchors.md; MRR from MiniLM to mE5 / back, codes whitened with shrinkage
 0.7, 5 draws): seeds 0.15 / 0.14, discovered 0.95 / 0.96, 300 true anchors 0.95 / 0.96; all pairs
@@ -17,25 +17,13 @@ right where both spaces hold the same 1000 glosses, and 94 % where they share ha
 A few minutes on one thread, once the glosses are encoded.
 """
 
-import argparse
-import json
-import sys
 import warnings
 from functools import partial
 
 import torch
-from loading import ME5, MINILM, MissingResourceError, encode, sample_glosses
-from real_encoders import (
-    Pairs,
-    Score,
-    find_versions,
-    folder_path,
-    markdown_table,
-    relative,
-    whole_number,
-    write,
-)
-from tqdm import tqdm
+from _encoders import ME5, MINILM, PACKAGES, encode, sample_glosses, wordnet_version
+from _relative import Pairs, relative
+from _run import Score, Study, progress, run, table, whole_number
 
 import relreps
 from relreps import discover_parallel_anchors
@@ -82,69 +70,48 @@ def draw(x, y, options, shared, seed):
     return right, scores
 
 
-def parse_options():
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--draws", type=whole_number(1, 100), default=5, help="pools and seeds")
-    parser.add_argument("--seeds", type=whole_number(1, 300), default=15, help="known pairs")
-    parser.add_argument("--anchors", type=whole_number(30, 1000), default=300, help="pairs wanted")
-    parser.add_argument("--pool", type=whole_number(300, 2000), default=1000, help="glosses a side")
-    parser.add_argument(
-        "--out", type=folder_path, default="outputs", help="folder for discover_anchors.{json,md}"
+def part(options, shared, draws):
+    """The table where the spaces share so many glosses, and the numbers in it."""
+    right = Score([share for share, _ in draws])
+    rows, numbers = [], {"right": right}
+    for key in draws[0][1]:
+        name = ", ".join(key)
+        there, back = (Score([scores[key][i] for _, scores in draws]) for i in (0, 1))
+        rows.append([name, there, back])
+        numbers[name] = {"mrr_xy": there, "mrr_yx": back}
+    text = (
+        f"## {shared} of {options.pool} glosses in both spaces\n\n"
+        f"Share of right pairs among those discovered, seeds left out: {right}.\n\n"
+        + table(["anchors, code", "MRR MiniLM → mE5", "MRR mE5 → MiniLM"], rows)
     )
-    return parser.parse_args()
+    return text, numbers
 
 
 def main():
-    options = parse_options()
-    try:
-        x, y = encode(MINILM, sample_glosses()), encode(ME5, sample_glosses())
-        versions = find_versions()
-    except MissingResourceError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    study = Study(__file__, __doc__, PACKAGES)
+    wanted, pool = whole_number(30, 1000), whole_number(300, 2000)
+    study.option("--draws", whole_number(1, 100), 5, "pools and seeds", quick=1)
+    study.option("--seeds", whole_number(1, 300), 15, "known pairs")
+    study.option("--anchors", wanted, 300, "pairs wanted", quick=60)
+    study.option("--pool", pool, 1000, "glosses a side", quick=300)
+    options = study.parse()
+    x, y = encode(MINILM, sample_glosses()), encode(ME5, sample_glosses())
     warnings.filterwarnings("ignore", ".* pairs determine", relreps.NumericalWarning)
-
-    command = (
-        f"python examples/encoders/discover_anchors.py --draws {options.draws} --seeds "
-        f"{options.seeds} --anchors {options.anchors} --pool {options.pool}"
-    )
     parts = [
-        "# Anchors discovered between two sentence encoders",
-        f"Written by `{command}`. Do not edit.",
         f"{options.seeds} known pairs of glosses become {options.anchors} anchors, found among "
         f"{options.pool} glosses a side in unrelated orders. Retrieval of {TEST} held-out glosses "
         f"by their relative codes, MRR; mean ± sample deviation over {options.draws} draws of pool "
-        "and seeds. Statistics of the codes come from the anchors alone.",
+        "and seeds. Statistics of the codes come from the anchors alone."
     ]
     tables = {}
     for shared in (options.pool, options.pool // 2):
-        draws = [
-            draw(x, y, options, shared, seed)
-            for seed in tqdm(range(options.draws), desc=f"{shared} shared", disable=None)
-        ]
-        right = Score([r for r, _ in draws])
-        rows, table = [], {"right": right.as_json()}
-        for key in draws[0][1]:
-            both = [Score([scores[key][i] for _, scores in draws]) for i in (0, 1)]
-            rows.append([", ".join(key), *map(str, both)])
-            table[", ".join(key)] = {
-                "mrr_xy": both[0].as_json(),
-                "mrr_yx": both[1].as_json(),
-            }
-        tables[str(shared)] = table
-        parts.append(f"## {shared} of {options.pool} glosses in both spaces")
-        parts.append(f"Share of right pairs among those discovered, seeds left out: {right}.")
-        parts.append(
-            markdown_table(["anchors, code", "MRR MiniLM → mE5", "MRR mE5 → MiniLM"], rows)
-        )
-    parts.append("## Versions")
-    parts.append("\n".join(f"- {name}: {version}" for name, version in versions.items()))
-    text = "\n\n".join(parts) + "\n"
-    print(text)
-    results = {"command": command, "versions": versions, "tables": tables}
-    write(options.out / "discover_anchors.json", json.dumps(results, indent=1) + "\n")
-    write(options.out / "discover_anchors.md", text)
+        seeds = range(options.seed, options.seed + options.draws)
+        bar = progress(seeds, desc=f"{shared} shared")
+        text, tables[shared] = part(options, shared, [draw(x, y, options, shared, s) for s in bar])
+        parts.append(text)
+    title = "Anchors discovered between two sentence encoders"
+    study.write(title, "\n\n".join(parts), {"tables": tables}, versions=wordnet_version())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,11 +1,11 @@
 """Move a vector index to a new embedding model without encoding everything again.
 
-The vectors of the old model are stored; the texts behind a few hundred or thousand of them are
+The vectors of the old model are stored; the texts of a few hundred or thousand of them are
 encoded by the new model. A translator is fitted on these pairs and moves the stored vectors, and
 the new model's queries search the result.
 
     make migrate                                        # real glosses, MiniLM to mE5
-    python examples/migrate_index.py --index old.npy --pairs new.npy --pair-ids ids.npy \\
+    python studies/migrate_index.py --index old.npy --pairs new.npy --pair-ids ids.npy \\
         --out moved.npy                                 # your own files
 
 Your own files. `--index` holds the old vectors, `--pairs` the new vectors of some of its rows:
@@ -23,10 +23,12 @@ The glosses (results/migrate_index.md): see the page "Migrate an index" of the d
 import argparse
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from _run import run, whole_number
 from migration.files import FileError, check_out, convert, match_rows, open_vectors, take
 from migration.methods import (
     DEFAULT,
@@ -112,11 +114,12 @@ def parse_options() -> argparse.Namespace:
     own.add_argument("--vector-column", default="vector", help="in Parquet files")
     own.add_argument("--id-column", default="id", help="in Parquet files")
     own.add_argument("--method", choices=METHODS, default=DEFAULT, help="translator")
-    own.add_argument("--chunk-size", type=int, default=8192, help="rows moved at once")
+    count = whole_number(1, 10**9)
+    own.add_argument("--chunk-size", type=count, default=8192, help="rows moved at once")
     study = parser.add_argument_group("the study")
-    study.add_argument("--draws", type=int, default=3, help="random choices of the pairs")
+    study.add_argument("--draws", type=count, default=3, help="random choices of the pairs")
     study.add_argument(
-        "--num-pairs", type=int, nargs="+", default=[100, 300, 1000, 3000], help="to compare"
+        "--num-pairs", type=count, nargs="+", default=[100, 300, 1000, 3000], help="to compare"
     )
     options = parser.parse_args()
     if options.index is not None and (options.pairs is None or options.out == Path("outputs")):
@@ -125,9 +128,6 @@ def parse_options() -> argparse.Namespace:
         parser.error("--pairs needs --index")
     if not 0 <= options.threshold <= 1:
         parser.error(f"--threshold must be from 0 to 1, got {options.threshold:g}")
-    for name in ("chunk_size", "draws"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     return options
 
 
@@ -138,15 +138,12 @@ def main() -> None:
     try:
         if options.index is not None:
             sys.exit(migrate(options))
-        from migration.study import MissingResourceError, run
     except (ValueError, OSError) as error:  # relreps refuses vectors by a ValueError too
         print(f"{sys.argv[0]}: {error}", file=sys.stderr)
         sys.exit(2)
-    try:
-        run(options)
-    except MissingResourceError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    from migration import study
+
+    run(partial(study.run, options))
 
 
 if __name__ == "__main__":

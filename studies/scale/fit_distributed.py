@@ -1,6 +1,6 @@
 """Fit a translator on pairs that are spread over processes, with one all-reduce.
 
-    torchrun --nproc-per-node 2 examples/scale/fit_distributed.py \\
+    torchrun --nproc-per-node 2 studies/scale/fit_distributed.py \\
         --source old.npy --target new.npy --out map.pt
 
 Each process adds up the moments of its share of the rows, chunk by chunk from a file that is

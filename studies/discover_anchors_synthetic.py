@@ -4,27 +4,25 @@
 known, 200 are to be found. Beside it, what one assignment, by the Euclidean distance of the centred
 codes relative to the seeds alone, gets right.
 
-    python examples/discover_anchors_synthetic.py --out results
+    python studies/discover_anchors_synthetic.py --out results
 
-It writes discover_anchors.png: the share of right pairs over the number of seeds, one line for each
-level of noise, in standard deviations of a coordinate. Three minutes on one thread.
+The picture shows the share of right pairs over the number of seeds, one line for each level of
+noise, in standard deviations of a coordinate. Three minutes on one thread.
 
 It showed (5 draws; noise 0.5 and 5 seeds): all pairs right, 15 % by one assignment. Three seeds are
 enough at noise 0.5, eight at 0.75, twenty at 1 (98 %); with fewer it fails altogether.
 """
 
-import argparse
 import warnings
-from pathlib import Path
+from statistics import fmean
 
-import matplotlib
 import torch
+from _run import Study, run, table, whole_number
+from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
 
 import relreps
 from relreps import discover_parallel_anchors
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 POINTS, WIDTH, FOUND = 400, 20, 200
 SEEDS = (1, 2, 3, 5, 8, 12, 20)
@@ -51,8 +49,6 @@ def discovered(x, y, partner, seeds):
 
 def assigned_once(x, y, partner, seeds):
     """Share of right pairs of one assignment by the Euclidean distance of seed-relative codes."""
-    from scipy.optimize import linear_sum_assignment
-
     code_x = relreps.relative_projection(x - x.mean(0), x[seeds] - x.mean(0))
     code_y = relreps.relative_projection(y - y.mean(0), y[partner[seeds]] - y.mean(0))
     _, columns = linear_sum_assignment(torch.cdist(code_x, code_y).numpy())
@@ -61,36 +57,52 @@ def assigned_once(x, y, partner, seeds):
     return right.sum().item() / (POINTS - len(seeds))
 
 
-def main():
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--draws", type=int, default=5, help="problems for each point of a curve")
-    parser.add_argument("--out", type=Path, default="outputs", help="folder of the figure")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+METHODS = {"discovered": discovered, "one assignment": assigned_once}
 
-    # Where it fails it says so; here the failures are what is shown.
-    warnings.simplefilter("ignore", relreps.NumericalWarning)
-    figure, axis = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
-    print("noise  seeds  discovered  one assignment")
-    for level, noise in enumerate(NOISES):
-        curves = {discovered: [], assigned_once: []}
-        for count in SEEDS:
-            for method, curve in curves.items():
-                shares = []
-                for seed in range(options.draws):
-                    *spaces, order = problem(noise, seed)
-                    shares.append(method(*spaces, order[:count]))
-                curve.append(sum(shares) / len(shares))
-            print(f"{noise:5} {count:6} {curves[discovered][-1]:11.3f} {curve[-1]:15.3f}")
-        axis.plot(SEEDS, curves[discovered], f"C{level}o-", ms=3, label=f"noise {noise:g}")
-        axis.plot(SEEDS, curves[assigned_once], f"C{level}:", lw=1)
+
+def measure(noise, count, seeds):
+    """Mean share of right pairs for each method, from so many known pairs."""
+    shares = {name: [] for name in METHODS}
+    for seed in seeds:
+        *spaces, order = problem(noise, seed)
+        for name, method in METHODS.items():
+            shares[name].append(method(*spaces, order[:count]))
+    return {name: fmean(values) for name, values in shares.items()}
+
+
+def draw(found):
+    """A colour for each level of noise, dots for a single assignment."""
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for level, (noise, curve) in enumerate(found.items()):
+        lines = {name: [curve[count][name] for count in SEEDS] for name in METHODS}
+        axis.plot(SEEDS, lines["discovered"], f"C{level}o-", ms=3, label=f"noise {noise:g}")
+        axis.plot(SEEDS, lines["one assignment"], f"C{level}:", lw=1)
     axis.plot([], [], "k:", lw=1, label="one assignment")
     axis.set(xscale="log", xlabel="seed pairs", ylabel="share of right pairs", ylim=(0, 1.02))
     axis.set_xticks(SEEDS, [str(s) for s in SEEDS], minor=False)
     axis.minorticks_off()
     figure.legend(loc="outside right upper", fontsize=8)
-    figure.savefig(options.out / "discover_anchors.png", dpi=110)
+    return figure
+
+
+def main():
+    study = Study(__file__, __doc__)
+    draws = whole_number(1, 1000)
+    study.option("--draws", draws, 5, "problems for each point of a curve", quick=1)
+    options = study.parse()
+    seeds = range(options.seed, options.seed + options.draws)
+    # Where it fails it says so; here the failures are what is shown.
+    warnings.simplefilter("ignore", relreps.NumericalWarning)
+    found = {noise: {count: measure(noise, count, seeds) for count in SEEDS} for noise in NOISES}
+    rows = [
+        [f"{noise:g}", count, *(f"{share:.3f}" for share in shares.values())]
+        for noise, curve in found.items()
+        for count, shares in curve.items()
+    ]
+    body = table(["noise", "seeds", *METHODS], rows)
+    study.write("Anchors discovered between noisy copies", body, {"shares": found}, draw(found))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

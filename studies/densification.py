@@ -14,34 +14,21 @@ digits, which are neither trained on later nor tested on: the weight decay witho
 weight and scale of the loss at that weight decay.
 
     make topology STUDY=densification
-    python examples/topology/densification.py --out results
+    python studies/densification.py --out results
 
 Some ten minutes on one thread; with --quick, half a minute that shows nothing but that it runs.
 """
 
-import argparse
-import time
+from argparse import Namespace
 from itertools import chain, islice, product, repeat
-from pathlib import Path
+from statistics import fmean
 from textwrap import fill
 from typing import Any, NamedTuple
 
 import torch
-from _training import (
-    CLASSES,
-    Digits,
-    Paired,
-    Pool,
-    accuracy,
-    compare,
-    folder_path,
-    mean,
-    plot_pairs,
-    spread,
-    table,
-    whole_number,
-    write_results,
-)
+from _digits import CLASSES, Digits, Pool, accuracy
+from _paired import Paired, compare, plot_pairs
+from _run import Score, Study, bullets, progress, run, table, whole_number
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -175,10 +162,10 @@ class Choice(NamedTuple):
 
 def best(scores: dict[Any, list[float]]) -> Any:
     """The key with the highest mean."""
-    return max(scores, key=lambda key: mean(scores[key]))
+    return max(scores, key=lambda key: fmean(scores[key]))
 
 
-def choose(pool: Pool, sets: int, steps: int, bar: tqdm) -> Choice:
+def choose(pool: Pool, sets: int, options: Namespace, bar: tqdm) -> Choice:
     """Weight decay for the network without the loss; weight and scale of the loss after that."""
     validation = pool.take(*VALIDATION)
 
@@ -186,15 +173,17 @@ def choose(pool: Pool, sets: int, steps: int, bar: tqdm) -> Choice:
         scores = []
         for i in range(sets):
             start = CHOICE + i * PER_CLASS
-            network = train(pool.take(start, start + PER_CLASS), recipe, seed=1000 + i)
+            network = train(pool.take(start, start + PER_CLASS), recipe, options.seed + 1000 + i)
             scores.append(accuracy(network, validation))
             bar.update()
         return scores
 
-    decays = {decay: score(Recipe(weight_decay=decay, steps=steps)) for decay in WEIGHT_DECAYS}
+    decays = {
+        decay: score(Recipe(weight_decay=decay, steps=options.steps)) for decay in WEIGHT_DECAYS
+    }
     grids = {
         decay: {
-            (weight, scale): score(Recipe(True, weight, scale, decay, steps=steps))
+            (weight, scale): score(Recipe(True, weight, scale, decay, steps=options.steps))
             for weight, scale in product(WEIGHTS, SCALES)
         }
         for decay in dict.fromkeys((PUBLISHED_DECAY, best(decays)))
@@ -222,8 +211,8 @@ class Setting(NamedTuple):
         return compare(self.accuracies[DENSIFIED], self.accuracies[PLAIN])
 
 
-def run(
-    pool: Pool, choice: Choice, decay: float, shift: int, options: argparse.Namespace, bar: tqdm
+def run_one(
+    pool: Pool, choice: Choice, decay: float, shift: int, options: Namespace, bar: tqdm
 ) -> Setting:
     """The three recipes on every split, each split from the same initial weights."""
     test = pool.take(*TEST)
@@ -243,7 +232,7 @@ def run(
     for split in range(options.splits):
         digits = pool.take(split * PER_CLASS, (split + 1) * PER_CLASS)
         for key, recipe in recipes.items():
-            network = train(digits, recipe, seed=split)
+            network = train(digits, recipe, options.seed + split)
             deaths = class_deaths(network, test)
             accuracies[key].append(accuracy(network, test))
             within[key].append(deaths.mean().item())
@@ -252,11 +241,11 @@ def run(
     return setting
 
 
-def run_all(pool: Pool, choice: Choice, options: argparse.Namespace, bar: tqdm) -> list[Setting]:
+def run_all(pool: Pool, choice: Choice, options: Namespace, bar: tqdm) -> list[Setting]:
     """At the published weight decay; at the best one; at the best one with shifted digits."""
     chosen = best(choice.weight_decays)
     pairs = dict.fromkeys(((PUBLISHED_DECAY, 0), (chosen, 0), (chosen, SHIFT)))
-    return [run(pool, choice, decay, shift, options, bar) for decay, shift in pairs]
+    return [run_one(pool, choice, decay, shift, options, bar) for decay, shift in pairs]
 
 
 # --------------------------------------------------------------------------------------- the report
@@ -267,10 +256,10 @@ def choice_report(choice: Choice) -> str:
     parts = []
     for decay, grid in choice.grids.items():
         rows = [
-            [f"{weight:g}", *(f"{mean(grid[weight, scale]):.1f}" for scale in SCALES)]
+            [f"{weight:g}", *(f"{fmean(grid[weight, scale]):.1f}" for scale in SCALES)]
             for weight in WEIGHTS
         ]
-        without = mean(choice.weight_decays[decay])
+        without = fmean(choice.weight_decays[decay])
         parts.append(f"At weight decay {decay:g} ({without:.1f} without the loss):\n\n")
         parts.append(f"{table(header, rows)}\n\n")
     return "".join(parts).strip()
@@ -280,29 +269,25 @@ def setting_report(setting: Setting) -> str:
     plain = setting.accuracies[PLAIN]
     rows = []
     for name, accuracies in setting.accuracies.items():
-        if name == PLAIN:
-            against = ["", "", ""]
-        else:
-            paired = compare(accuracies, plain)
-            against = [str(paired), f"{paired.t_test:.2g}", f"{paired.wilcoxon:.2g}"]
-        rows.append([name, spread(accuracies), *against, spread(setting.within[name])])
+        against = ["", "", ""] if name == PLAIN else compare(accuracies, plain).cells
+        rows.append(
+            [name, f"{Score(accuracies):.2f}", *against, f"{Score(setting.within[name]):.2f}"]
+        )
     header = ["training", "accuracy, %", "less class batches [95 %]", "t-test p", "Wilcoxon p"]
     return table([*header, "death time"], rows)
 
 
-def report(options: argparse.Namespace, choice: Choice, sets: int, settings: list[Setting]) -> str:
-    decays = ", ".join(f"{key:g}: {mean(value):.1f}" for key, value in choice.weight_decays.items())
-    verdicts = "\n".join(f"- {setting.name}: {setting.gain().verdict()}." for setting in settings)
+def report(options: Namespace, choice: Choice, sets: int, settings: list[Setting]) -> str:
+    decays = ", ".join(
+        f"{key:g}: {fmean(value):.1f}" for key, value in choice.weight_decays.items()
+    )
+    verdicts = bullets([f"{setting.name}: {setting.gain().verdict()}." for setting in settings])
     tables = "\n\n".join(
         f"{setting.name}; loss of weight {setting.weight:g} and scale {setting.scale:g}:\n\n"
         f"{setting_report(setting)}"
         for setting in settings
     )
     return f"""\
-# Topological densification with few labels
-
-Written by `{command(options)}`. Do not edit.
-
 A small network on MNIST, {CLASSES * PER_CLASS} labelled digits ({PER_CLASS} a class), \
 {options.splits} training sets that share no digit, {(TEST[1] - TEST[0]) * CLASSES} other digits \
 to test on. {options.steps} steps of {BATCH} digits: {SAMPLES} of each of {CLASSES_PER_BATCH} \
@@ -326,7 +311,7 @@ without the loss: {decays}. Weight and scale of the loss, for digits that are no
 """
 
 
-def draw(path: Path, settings: list[Setting]) -> None:
+def draw(settings: list[Setting]) -> Figure:
     """Accuracy split by split, and death times a class, without and with the loss."""
     figure = Figure(figsize=(4 * len(settings), 6), layout="constrained")
     top, bottom = figure.subplots(2, len(settings), squeeze=False)
@@ -338,46 +323,22 @@ def draw(path: Path, settings: list[Setting]) -> None:
         plot_death_times(deaths, below, scale=setting.scale)
         below.set_xlabel("death time, test digits, a line a class")
     top[0].set_ylabel("test accuracy, %")
-    figure.savefig(path, dpi=160)
-
-
-def command(options: argparse.Namespace) -> str:
-    """What to type for the same results; where they go is left out."""
-    sizes = f"--splits {options.splits} --steps {options.steps}"
-    return f"python examples/topology/densification.py {'--quick' if options.quick else sizes}"
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train on few digits, with and without the topological densification loss.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--splits", type=whole_number(2, MAX_SPLITS), default=MAX_SPLITS, help="training sets")
-    add("--steps", type=whole_number(1, 10**5), default=200, help="of each training")
-    add("--out", type=folder_path, default="outputs", help="folder for densification.{json,md,png}")
-    add("--quick", action="store_true", help="2 splits, 40 steps, one set to choose on")
-    options = parser.parse_args()
-    if options.quick:
-        options.splits, options.steps = 2, 40
-    return options
+    return figure
 
 
 def main() -> None:
-    options = parse_options()
-    start = time.perf_counter()
-    torch.set_num_threads(1)  # networks this small gain nothing from more threads
+    study = Study(__file__, __doc__, packages=("mlxtend",))
+    splits, steps = whole_number(2, MAX_SPLITS), whole_number(1, 10**5)
+    study.option("--splits", splits, MAX_SPLITS, "training sets", quick=2)
+    study.option("--steps", steps, 200, "of each training", quick=40)
+    options = study.parse()
     pool = Pool()
     sets = 1 if options.quick else CHOICE_SETS
     tried = len(WEIGHT_DECAYS) + 2 * len(WEIGHTS) * len(SCALES)
-    with tqdm(total=sets * tried + 9 * options.splits, unit="training") as bar:
-        choice = choose(pool, sets, options.steps, bar)
+    with progress(total=sets * tried + 9 * options.splits, unit="training") as bar:
+        choice = choose(pool, sets, options, bar)
         settings = run_all(pool, choice, options, bar)
-    text = report(options, choice, sets, settings)
-    print(text)
-    draw(options.out / "densification.png", settings)
     results = {
-        "command": command(options),
         "weight_decays": {f"{key:g}": value for key, value in choice.weight_decays.items()},
         "grids": {
             f"weight decay {decay:g}": [[*key, *scores] for key, scores in grid.items()]
@@ -394,9 +355,9 @@ def main() -> None:
             for setting in settings
         },
     }
-    write_results(options.out, "densification", text, results)
-    print(f"Took {time.perf_counter() - start:.0f} s.")
+    body = report(options, choice, sets, settings)
+    study.write("Topological densification with few labels", body, results, draw(settings))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
