@@ -31,7 +31,7 @@ def k_means(quick: bool) -> tuple[Call, ...]:
     )
     rows = x.numpy()
     return (
-        lambda: lloyd.lloyd(x, start, ITERATIONS, TOLERANCE),
+        lambda: lloyd.iterated(x, start, ITERATIONS, TOLERANCE),
         lambda: theirs.fit(rows),
     )
 
@@ -46,7 +46,7 @@ def k_means_noise(quick: bool) -> tuple[Call, ...]:
     )
     rows = x.numpy()
     return (
-        lambda: lloyd.lloyd(x, start, ITERATIONS, TOLERANCE),
+        lambda: lloyd.iterated(x, start, ITERATIONS, TOLERANCE),
         lambda: theirs.fit(rows),
     )
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.draws import device_of
 from relreps._core.linalg import as_float64, full_precision
 from relreps.projection import RelativeProjection
-from relreps.translate import Translator
-from relreps.translate.base import Preprocessing
+from relreps.translate.matrix import MatrixTranslator, Preprocessing, Problem, Solution
 
 __all__ = ["RunningRelativeProjection", "SGDAffineTranslator", "both_placements"]
 
@@ -50,6 +50,7 @@ class RunningRelativeProjection(RelativeProjection):
         self, in_features: int, num_anchors: int, momentum: float = 0.3, eps: float = 1e-5
     ) -> None:
         super().__init__(in_features, num_anchors)
+        self.momentum, self.eps = momentum, eps
         self.norm = nn.BatchNorm1d(in_features, eps=eps, momentum=momentum, affine=False)
 
     @classmethod
@@ -66,7 +67,7 @@ class RunningRelativeProjection(RelativeProjection):
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of the samples ``(..., D)``; moves the running statistics while training."""
-        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
+        self._require_fitted(self._unset)
         checks.check_features("x", x, self.in_features)
         return self.project(x, self.anchors.to(x.dtype))
 
@@ -84,20 +85,19 @@ class RunningRelativeProjection(RelativeProjection):
         return flat.reshape(x.shape).to(x.dtype)
 
 
-class SGDAffineTranslator(Translator):
+class SGDAffineTranslator(MatrixTranslator):
     r"""Affine map by a few steps of Adam on the squared error, as published tables have it.
 
     Few steps stop long before the optimum, which acts as a regulariser that depends on the start
     and the number of steps: this one is for parity with the paper, `AffineTranslator` is exact.
-    Needs the rows, all at once. Fit: O(steps N D_x D_y). A call: one matrix product.
+    Needs the rows, all at once. Fit: O(max_iterations N D_x D_y). A call: one matrix product.
 
     Args:
         in_features: Width :math:`D_x` of the source space.
         out_features: Width :math:`D_y` of the target space.
-        steps: Number of steps, each on all pairs.
+        max_iterations: Number of steps, each on all pairs.
         lr: Learning rate.
         pre: ``"center"`` or ``"standard"``.
-        generator: Source of the start; the global one by default.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -118,61 +118,79 @@ class SGDAffineTranslator(Translator):
         Maiorca et al., arXiv:2311.00664 (``affine``).
     """
 
+    centering = True
+
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        steps: int = 300,
+        *,
+        max_iterations: int = 300,
         lr: float = 1e-3,
         pre: Preprocessing = "standard",
+    ) -> None:
+        super().__init__(in_features, out_features, pre)
+        checks.check_size("max_iterations", max_iterations)
+        checks.check_positive("lr", lr)
+        self.max_iterations, self.lr = max_iterations, lr
+
+    @torch.no_grad()
+    def fit(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weights: Tensor | None = None,
         *,
         generator: torch.Generator | None = None,
-    ) -> None:
-        checks.check_choice("pre", pre, ("center", "standard"))
-        super().__init__(in_features, out_features, pre)
-        checks.check_size("steps", steps)
-        checks.check_positive("lr", lr)
-        checks.check_generator(generator)
-        self.steps, self.lr, self.generator = steps, lr, generator
-
-    def fit(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Self:
+    ) -> Self:
         """Fit on paired rows ``x (N, D_x)`` and ``y (N, D_y)``; on an error nothing changes.
 
         Args:
             x: Source rows.
             y: Target rows of the same samples, in the same order.
             weights: One non-negative weight a pair; 1 each by default.
+            generator: Source of the start; torch's default one if not given.
         """
-        self._checked(x, y, weights)
-        with torch.no_grad():
-            left, right, sides = self._prepared(x, y, weights)
-            kind = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-            w = left.new_ones(len(left)) if weights is None else weights.to(left)
-            squares = ((w[:, None] * side * side).sum() for side in (left, right))
-            self._refuse_unrelated((w[:, None] * left).mT @ right, *squares)
-            w = (w / w.sum() / right.shape[1])[:, None]
+        checks.check_generator(generator)
+        self._check_pairs(x, y)
+        if weights is not None:
+            checks.check_weights(weights, x.shape[0])
+        moments = self._moments(x, y, weights)
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        return self._solve(moments, (x, y), weights, dtype=dtype, generator=generator)
+
+    def solution(
+        self,
+        problem: Problem,
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> Solution:
+        """What Adam makes of a random start."""
+        if problem.rows is None:
+            raise ValueError(f"{type(self).__name__} needs the rows: call `fit`.")
+        left, right = problem.rows()
+        w = left.new_ones(len(left)) if problem.weights is None else problem.weights.to(left)
+        w = (w / w.sum() / right.shape[1])[:, None]
         # Tensors of their own, which inference mode outside does not keep from having gradients.
         with torch.inference_mode(False), torch.enable_grad(), full_precision(left):
-            left, right, w = (t.clone().to(kind) for t in (left, right, w))
+            left, right, w = (t.clone().to(dtype) for t in (left, right, w))
             matrix, bias = (
-                self._start(shape, left) for shape in (self.matrix.shape, right.shape[1:])
+                self._start(shape, left, generator)
+                for shape in (self.matrix.shape, right.shape[1:])
             )
             optimizer = torch.optim.Adam((matrix, bias), self.lr)
-            for _ in range(self.steps):
+            for _ in range(self.max_iterations):
                 optimizer.zero_grad()
                 (w * (torch.addmm(bias, left, matrix) - right).square()).sum().backward()
                 optimizer.step()
-        with torch.no_grad():
-            target = sides[1]._replace(mean=sides[1].mean + as_float64(bias) * sides[1].std)
-            return self._write((sides[0], target), matrix=as_float64(matrix))
+        return Solution(as_float64(matrix.detach()), offset=as_float64(bias.detach()))
 
-    def _options(self) -> list[str]:
-        return [f"steps={self.steps}", f"lr={self.lr}", *super()._options()]
-
-    def _start(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def _start(
+        self, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """Uniform within the inverse root of the number of inputs, as a linear layer starts."""
-        device = "cpu" if self.generator is None else self.generator.device
-        start = torch.rand(shape, dtype=like.dtype, device=device, generator=self.generator)
+        device = device_of(generator)
+        start = torch.rand(shape, dtype=like.dtype, device=device, generator=generator)
         bound: float = self.in_features**-0.5
         return ((2 * start - 1) * bound).to(like.device).requires_grad_()
 

@@ -64,41 +64,22 @@ class ClassBatchSampler(Sampler[list[int]]):
         rank: int | None = None,
         seed: int = 0,
     ) -> None:
-        try:
-            labels = torch.as_tensor(labels).detach().cpu()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"`labels` must be integers, one a sample, got {labels!r}.") from error
-        if not labels.numel():
-            raise ValueError("`labels` must name at least one sample, got none.")
-        checks.check_labels(labels, labels.numel())
         checks.check_size("samples_per_class", samples_per_class)
         checks.check_size("seed", seed, minimum=0)
-        values, counts = labels.unique(return_counts=True)
-        small = [
-            f"{int(v)} ({int(n)})"
-            for v, n in zip(values, counts, strict=True)
-            if n < samples_per_class
-        ]
-        if small:
-            raise ValueError(
-                f"`samples_per_class` must be at most the size of every class, got "
-                f"{samples_per_class} and smaller classes, with their sizes: {', '.join(small)}. "
-                "Lower `samples_per_class` or leave these classes out."
-            )
-        classes = len(values) if classes_per_batch is None else classes_per_batch
+        self.labels = _checked_labels(labels)
+        self.samples_per_class = samples_per_class
+        self._sizes = _class_sizes(self.labels, samples_per_class)
+        classes = len(self._sizes) if classes_per_batch is None else classes_per_batch
         checks.check_size("classes_per_batch", classes)
-        if classes > len(values):
+        if classes > len(self._sizes):
             raise ValueError(
                 f"`classes_per_batch` must be at most the number of classes, got {classes} and "
-                f"{len(values)} classes in `labels`. Lower it, or None takes all classes."
+                f"{len(self._sizes)} classes in `labels`. Lower it, or None takes all classes."
             )
-        self.samples_per_class = samples_per_class
         self.classes_per_batch = classes
         self.num_replicas, self.rank = _replica(num_replicas, rank)
         self.seed = seed
-        self._labels = labels
-        self._sizes = counts
-        self._groups = torch.div(counts, samples_per_class, rounding_mode="floor")
+        self._groups = torch.div(self._sizes, samples_per_class, rounding_mode="floor")
         self._batches = _most_batches(self._groups, classes)
         self._length = self._batches // self.num_replicas
         if not self._length:
@@ -126,14 +107,14 @@ class ClassBatchSampler(Sampler[list[int]]):
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({len(self._labels)} labels, {self.samples_per_class}, "
+            f"{type(self).__name__}({len(self.labels)} labels, {self.samples_per_class}, "
             f"{self.classes_per_batch})"
         )
 
     def _draw(self, epoch: int) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + epoch)
-        shuffled = torch.randperm(len(self._labels), generator=generator)
-        members = shuffled[self._labels[shuffled].argsort(stable=True)].split(self._sizes.tolist())
+        shuffled = torch.randperm(len(self.labels), generator=generator)
+        members = shuffled[self.labels[shuffled].argsort(stable=True)].split(self._sizes.tolist())
         taken = [0] * len(members)
         for batch, classes in enumerate(self._plan(generator)):
             indices: list[int] = []
@@ -147,6 +128,11 @@ class ClassBatchSampler(Sampler[list[int]]):
 
     def _plan(self, generator: torch.Generator) -> Iterator[list[int]]:
         """Classes of each batch of the epoch, this number of batches for every replica."""
+        # Of T batches of p classes, a class of g groups is in min(g, T) at most. These add up to at
+        # least T p, and are lowered until they add up to it. Now let the numbers left be at most R,
+        # with R batches left, and add up to R p: then at most p are R, and at least p are not zero.
+        # A batch that takes those that are R, and others that are not zero, leaves numbers of at
+        # most R - 1 that add up to (R - 1) p. So every batch can be filled.
         left = self._groups.clamp(max=self._batches)
         # Fewer groups than a batch holds are too many: the largest classes spare them.
         ties = torch.rand(len(left), generator=generator)
@@ -193,6 +179,32 @@ def cyclic_annealing(step: float, total: float, cycles: int = 4, ratio: float = 
         return 1.0
     position = step * cycles / total % 1
     return 1.0 if position >= ratio else position / ratio
+
+
+def _checked_labels(labels: Tensor | Sequence[int]) -> Tensor:
+    """Labels as a tensor of integers on the CPU, one at least."""
+    try:
+        found = torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"`labels` must be integers, one a sample, got {labels!r}.") from error
+    if not found.numel():
+        raise ValueError("`labels` must name at least one sample, got none.")
+    checks.check_labels(found, found.numel())
+    return found
+
+
+def _class_sizes(labels: Tensor, least: int) -> Tensor:
+    """Number of samples of each class, ascending by class; smaller classes are refused."""
+    values, counts = labels.unique(return_counts=True)
+    small = [f"{int(v)} ({int(n)})" for v, n in zip(values, counts, strict=True) if n < least]
+    if small:
+        raise ValueError(
+            f"`samples_per_class` must be at most the size of every class, got "
+            f"{least} and smaller classes, with their sizes: {', '.join(small)}. "
+            "Lower `samples_per_class` or leave these classes out."
+        )
+    sizes: Tensor = counts
+    return sizes
 
 
 def _most_batches(groups: Tensor, classes: int) -> int:

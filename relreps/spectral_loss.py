@@ -6,24 +6,19 @@ Neighbours and eigenvectors are selected without gradient; eigenvalues carry it 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.eigen import gap_of_all, gap_of_smallest, smallest_pays
+from relreps._core.graphs import neighbor_graph, normalized_laplacian, squared_distances
 from relreps._core.linalg import at_least_float32, full_precision
-from relreps.topo_loss.metric import on_host
 
 Graph: TypeAlias = Literal["knn", "heat"]
 Solver: TypeAlias = Literal["auto", "dense", "partial"]
-
-#: Graphs of at least so many points go by the partial solver on the CPU.
-_PARTIAL_SIZE = 512
-#: Directions carried along beyond those wanted, and the degree of a filter, of the partial solver.
-_SPARE, _DEGREE = 8, 32
-#: Residual below which an eigenvector of the partial solver is done (eigenvalues are in [0, 2]).
-_RESIDUAL = 1e-9
+Temperature: TypeAlias = float | Literal["median"]
 
 
 def spectral_gap(
@@ -32,11 +27,11 @@ def spectral_gap(
     k: int = 10,
     *,
     graph: Graph = "knn",
-    temperature: float | Literal["median"] = "median",
+    temperature: Temperature = "median",
     paper_offset: bool = False,
     solver: Solver = "auto",
 ) -> Tensor:
-    r"""Smallest eigenvalues of the graph Laplacian of a cloud, less the next one.
+    r"""Sum of the g smallest eigenvalues of the graph Laplacian of a cloud, minus the next.
 
     .. math:: \ell = \sum_{j=1}^{g} \lambda_j - \lambda_{g+1}, \qquad
               L = I - B^{-1/2} A B^{-1/2}, \quad B = \operatorname{diag}(A 1)
@@ -64,28 +59,9 @@ def spectral_gap(
         >>> spectral_gap(z, components=2, k=2)
         tensor(-1.5000)
     """
-    _check_options(k, graph, temperature, solver)
+    options = _checked(k, graph, temperature, paper_offset, solver)
     _check_points(z)
-    n = z.shape[-2]
-    if graph == "knn":
-        checks.check_k(k, max(n - 1, 0), "other points")
-    components = _checked_components(components, n, paper_offset)
-    count = components + paper_offset
-    if on_host(z):
-        checks.check_finite("z", z.flatten(0, -2))
-    with full_precision(z):
-        distances, heat = _squared_distances(at_least_float32(z), temperature)
-        weights = torch.exp(-heat) if graph == "heat" else _neighbour_graph(distances, heat, k)
-        laplacian = _normalized_laplacian(weights)
-        if _partially(laplacian, count, graph, solver):
-            total: Tensor = _SmallestEigenvalues.apply(  # type: ignore[no-untyped-call]
-                laplacian, int(count)
-            )
-        else:
-            total = _dense(laplacian, count)
-        if isinstance(components, Tensor):
-            total = torch.where((components > 0) & (count < n), total, math.nan)
-    return total.to(z.dtype)
+    return _gap(z, components, options)
 
 
 class SpectralGapLoss(nn.Module):
@@ -144,12 +120,12 @@ class SpectralGapLoss(nn.Module):
         components: int | None = None,
         *,
         graph: Graph = "knn",
-        temperature: float | Literal["median"] = "median",
+        temperature: Temperature = "median",
         paper_offset: bool = False,
         solver: Solver = "auto",
     ) -> None:
         super().__init__()
-        _check_options(k, graph, temperature, solver)
+        self._options = _checked(k, graph, temperature, paper_offset, solver)
         if components is not None:
             checks.check_size("components", components)
         self.k = k
@@ -177,15 +153,7 @@ class SpectralGapLoss(nn.Module):
                 "`labels` must be given to a SpectralGapLoss without `components`: one integer a "
                 "point. Or build it with `components`."
             )
-        return spectral_gap(
-            z,
-            components,
-            self.k,
-            graph=self.graph,
-            temperature=self.temperature,
-            paper_offset=self.paper_offset,
-            solver=self.solver,
-        )
+        return _gap(z, components, self._options)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -196,7 +164,17 @@ class SpectralGapLoss(nn.Module):
         )
 
 
-def _check_options(k: int, graph: object, temperature: object, solver: object) -> None:
+class _Options(NamedTuple):
+    k: int
+    graph: str
+    temperature: float | str
+    paper_offset: bool
+    solver: str
+
+
+def _checked(
+    k: int, graph: str, temperature: float | str, paper_offset: bool, solver: str
+) -> _Options:
     checks.check_size("k", k)
     checks.check_choice("graph", graph, get_args(Graph))
     checks.check_choice("solver", solver, get_args(Solver))
@@ -204,6 +182,48 @@ def _check_options(k: int, graph: object, temperature: object, solver: object) -
         checks.check_positive("temperature", temperature)
     else:
         checks.check_choice("temperature", temperature, ("median",))
+    return _Options(k, graph, temperature, paper_offset, solver)
+
+
+def _gap(z: Tensor, components: int | Tensor, options: _Options) -> Tensor:
+    """The gap of a cloud, of options that have been checked."""
+    n = z.shape[-2]
+    if options.graph == "knn":
+        checks.check_k(options.k, max(n - 1, 0), "other points")
+    components = _checked_components(components, n, options.paper_offset)
+    count = components + options.paper_offset
+    if checks.on_host(z):
+        checks.check_finite("z", z.flatten(0, -2))
+    with full_precision(z):
+        distances, heat = squared_distances(at_least_float32(z), options.temperature)
+        if options.graph == "heat":
+            weights = torch.exp(-heat)
+        else:
+            weights = neighbor_graph(distances, heat, options.k)
+        laplacian = normalized_laplacian(weights)
+        if _partially(laplacian, count, options):
+            total = gap_of_smallest(laplacian, int(count))
+        else:
+            total = gap_of_all(laplacian, count)
+        if isinstance(components, Tensor):
+            total = torch.where((components > 0) & (count < n), total, math.nan)
+    return total.to(z.dtype)
+
+
+def _partially(laplacian: Tensor, count: int | Tensor, options: _Options) -> bool:
+    """Whether the partial solver is asked for, or pays; of no clouds there is nothing to solve."""
+    here = checks.on_host(laplacian) and not isinstance(count, Tensor)
+    if options.solver == "partial" and not here:
+        raise ValueError(
+            "`solver` 'partial' runs on the CPU outside of torch.compile only. Use 'auto' or "
+            "'dense' here."
+        )
+    if options.solver == "dense" or not laplacian.numel():
+        return False
+    if options.solver == "partial":
+        return True
+    sparse = options.graph == "knn"
+    return sparse and here and smallest_pays(laplacian.shape[-1], int(count))
 
 
 def _checked_components(components: int | Tensor, n: int, offset: bool) -> int | Tensor:
@@ -215,7 +235,7 @@ def _checked_components(components: int | Tensor, n: int, offset: bool) -> int |
                 "`components` must be an int or a scalar tensor of integers, got "
                 f"{components.dtype} of shape {tuple(components.shape)}."
             )
-        if not on_host(components):
+        if not checks.on_host(components):
             return components
         components = int(components)
     checks.check_size("components", components)
@@ -232,162 +252,3 @@ def _check_points(z: Tensor) -> None:
     checks.check_floating("z", z)
     if z.dim() < 2:
         raise ValueError(f"`z` must have shape (..., n, D), one point a row, got {tuple(z.shape)}.")
-
-
-def _squared_distances(z: Tensor, temperature: float | str) -> tuple[Tensor, Tensor]:
-    """Squared distances, in some unit and in that of the temperature; infinite on the diagonal."""
-    # Brought near one by a power of two, so that squares neither overflow nor vanish, nor round.
-    n, width = z.shape[-2:]
-    cloud = z.detach()
-    spread = (cloud - cloud[..., :1, :]).abs().amax((-2, -1), keepdim=True) if width else z[..., :1]
-    unit = torch.where(spread > 0, spread, 1).log2().floor().exp2()
-    points = z / unit
-    d = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square()
-    divisor = _median(d.detach()) if isinstance(temperature, str) else temperature / unit.square()
-    # Nothing is nearer than the smallest number, or farther than the largest one: no NaN follows.
-    top = torch.finfo(d.dtype).max / 8
-    heat = (d / divisor.clamp(min=torch.finfo(d.dtype).tiny)).clamp(max=top)
-    own = torch.eye(n, dtype=torch.bool, device=d.device)
-    return d.detach().masked_fill(own, math.inf), heat.masked_fill(own, math.inf)
-
-
-def _median(d: Tensor) -> Tensor:
-    """Median over the rows of the median off the diagonal; the mean, or 1, where that is 0."""
-    n = d.shape[-1]
-    # Its own zero is the first of n distances of a point. Off the CPU kthvalue may be refused.
-    half = n // 2
-    rows = d.kthvalue(half + 1).values if on_host(d) else d.sort(-1).values[..., half]
-    middle = rows.sort(-1).values[..., (n - 1) // 2]
-    mean = d.mean((-2, -1)) * (n / max(n - 1, 1))
-    middle = torch.where(middle > 0, middle, torch.where(mean > 0, mean, 1))
-    return middle[..., None, None]
-
-
-def _neighbour_graph(distances: Tensor, heat: Tensor, k: int) -> Tensor:
-    """Graph of k nearest neighbours in value, in gradient its soft form at a temperature of 1."""
-    with torch.no_grad():
-        farthest = distances.topk(k, largest=False).values[..., -1:]
-        nearer, tied = distances < farthest, distances == farthest
-        room = k - nearer.sum(-1, keepdim=True)
-        chosen = nearer | (tied & (tied.cumsum(-1) <= room))
-        hard = (chosen | chosen.mT).to(distances.dtype)
-    if not heat.requires_grad:
-        return hard
-    soft = _soft_neighbours(-heat, k)
-    soft = soft + soft.mT
-    return hard + (soft - soft.detach())
-
-
-def _soft_neighbours(logits: Tensor, k: int) -> Tensor:
-    """Sum of k softmaxes along rows, each taking away from the logits what it chose."""
-    log_weights = logits.log_softmax(-1)
-    total = weights = log_weights.exp()
-    for _ in range(k - 1):
-        log_weights = (log_weights + _log_rest(log_weights, weights)).log_softmax(-1)
-        weights = log_weights.exp()
-        total = total + weights
-    return total
-
-
-def _log_rest(log_weights: Tensor, weights: Tensor) -> Tensor:
-    """``log(1 - weights)`` for weights that sum to 1, exact also where one of them is next to 1.
-
-    Only the largest weight can be above one half. What it leaves is the sum of the others.
-    """
-    first = torch.zeros_like(weights, dtype=torch.bool)
-    first = first.scatter(-1, weights.argmax(-1, keepdim=True), True)
-    others = log_weights.masked_fill(first, -math.inf).logsumexp(-1, keepdim=True)
-    return torch.where(first, others, torch.log1p(-weights.masked_fill(first, 0)))
-
-
-def _normalized_laplacian(weights: Tensor) -> Tensor:
-    """Laplacian of symmetric weights; a row of zeros stands for weights that were too small."""
-    degree = weights.sum(-1)
-    scale = torch.where(degree > 0, torch.where(degree > 0, degree, 1).rsqrt(), 0)
-    n = weights.shape[-1]
-    identity = torch.eye(n, dtype=weights.dtype, device=weights.device)
-    return identity - scale[..., :, None] * weights * scale[..., None, :]
-
-
-def _signs(n: int, count: int | Tensor, like: Tensor) -> Tensor:
-    """1 for the eigenvalues that are added, -1 for the one subtracted, 0 for the others."""
-    index = torch.arange(n, device=like.device)
-    return (index < count).to(like.dtype) - (index == count).to(like.dtype)
-
-
-def _dense(laplacian: Tensor, count: int | Tensor) -> Tensor:
-    n = laplacian.shape[-1]
-    total: Tensor = (torch.linalg.eigvalsh(laplacian) * _signs(n, count, laplacian)).sum(-1)
-    return total
-
-
-def _partially(laplacian: Tensor, count: int | Tensor, graph: str, solver: str) -> bool:
-    """Whether the partial solver is asked for, or pays; of no clouds there is nothing to solve."""
-    if solver == "partial" and not on_host(laplacian):
-        raise ValueError(
-            "`solver` 'partial' runs on the CPU outside of torch.compile only. Use 'auto' or "
-            "'dense' here."
-        )
-    if solver == "dense" or not laplacian.numel():
-        return False
-    if solver == "partial":
-        return True
-    n = laplacian.shape[-1]
-    pays = graph == "knn" and n >= _PARTIAL_SIZE and on_host(laplacian)
-    return pays and 4 * (int(count) + 1 + _SPARE) <= n
-
-
-class _SmallestEigenvalues(torch.autograd.Function):
-    """Sum of the ``count`` smallest eigenvalues of each matrix, less the next one."""
-
-    @staticmethod
-    def forward(ctx: Any, laplacian: Tensor, count: int) -> Tensor:
-        n = laplacian.shape[-1]
-        pairs = [_smallest(m, count + 1) for m in laplacian.detach().reshape(-1, n, n)]
-        values = torch.stack([v for v, _ in pairs]).view(*laplacian.shape[:-2], count + 1)
-        vectors = torch.stack([u for _, u in pairs]).view(*laplacian.shape[:-1], count + 1)
-        signs = _signs(count + 1, count, laplacian)
-        ctx.save_for_backward(vectors.to(laplacian.dtype), signs)
-        total: Tensor = (values.to(laplacian.dtype) * signs).sum(-1)
-        return total
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        # An eigenvalue moves by v^T dL v.
-        vectors, signs = ctx.saved_tensors
-        return grad[..., None, None] * ((vectors * signs) @ vectors.mT), None
-
-
-def _smallest(laplacian: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The smallest eigenvalues and their vectors, in float64, by Chebyshev-filtered subspaces.
-
-    A block of directions finds repeated eigenvalues, which Lanczos' method with one start vector
-    misses: there are as many zeros as components. Where it does not settle, all are computed.
-    """
-    import numpy as np
-    from scipy.sparse import csr_array
-
-    n = laplacian.shape[-1]
-    matrix = laplacian.double()
-    width = count + max(_SPARE, count // 4)
-    if width < n:
-        sparse = csr_array(matrix.numpy())
-        block = np.random.default_rng(0).standard_normal((n, width))
-        for _ in range(20):
-            block = np.linalg.qr(block)[0]
-            image = sparse @ block
-            values, turn = np.linalg.eigh(block.T @ image)
-            block, image = block @ turn, image @ turn
-            rest = (image - block * values)[:, :count]
-            if np.linalg.norm(rest, axis=0).max() < _RESIDUAL:
-                found = values[:count].copy(), block[:, :count].copy()
-                return torch.from_numpy(found[0]), torch.from_numpy(found[1])
-            # The polynomial is within 1 on [cut, 2] and grows fast below.
-            cut = min(values[-1], 1.9)
-            middle, half = 1 + cut / 2, 1 - cut / 2
-            before, block = block, (image - middle * block) / half
-            for _ in range(_DEGREE - 1):
-                before, block = block, (sparse @ block - middle * block) * (2 / half) - before
-    values_, vectors = torch.linalg.eigh(matrix)
-    return values_[:count], vectors[:, :count]

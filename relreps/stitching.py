@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core.modules import evaluating
-from relreps._core.tables import markdown_grid
+from relreps._core.tables import ScoreTable
 
 
 class StitchedModel(nn.Module):
@@ -41,7 +41,13 @@ class StitchedModel(nn.Module):
         return self.decoder(z if self.translator is None else self.translator(z))
 
 
-class StitchingMatrix(NamedTuple):
+class _Fields(NamedTuple):
+    scores: Tensor
+    encoders: list[str]
+    decoders: list[str]
+
+
+class StitchingMatrix(_Fields, ScoreTable):
     """Scores of every encoder with every decoder.
 
     Attributes:
@@ -50,15 +56,9 @@ class StitchingMatrix(NamedTuple):
         decoders: Names of the columns.
     """
 
-    scores: Tensor
-    encoders: list[str]
-    decoders: list[str]
+    __slots__ = ()
 
-    def to_markdown(self, digits: int = 3) -> str:
-        """A Markdown table; cells that do not exist read ``n/a``."""
-        return markdown_grid(
-            "encoder \\ decoder", self.encoders, self.decoders, self.scores, digits
-        )
+    heads = "encoder", "decoder"
 
 
 @torch.no_grad()

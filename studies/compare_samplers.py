@@ -123,8 +123,10 @@ def centred_pool(spaces: Spaces) -> tuple[Tensor, Tensor]:
 def samplers(spaces: Spaces) -> list[Sampler]:
     """Those that make sense for the pair; frequencies are known for words, topics for glosses."""
 
-    def seeded(sampler: type, *arguments: object) -> Callable[..., Callable[..., Tensor]]:
-        return lambda count, generator: sampler(count, *arguments, generator=generator)
+    def seeded(
+        sampler: type, *arguments: object, **options: object
+    ) -> Callable[..., Callable[..., Tensor]]:
+        return lambda count, generator: sampler(count, *arguments, **options, generator=generator)
 
     def oracle(count: int, _: torch.Generator) -> Callable[..., Tensor]:
         return relreps.anchors.BestAlignedAnchors(count, centred_pool(spaces)[1])
@@ -142,13 +144,13 @@ def samplers(spaces: Spaces) -> list[Sampler]:
     robin = seeded(relreps.anchors.ClusterAnchors, CLUSTERS)
     found.append(Sampler(f"round robin in {first}", robin, colour="C4"))
     if spaces.labels is not None:
-        central = seeded(relreps.anchors.ClusterAnchors, CLUSTERS, "centre")
+        central = seeded(relreps.anchors.ClusterAnchors, CLUSTERS, order="center")
         found.append(Sampler(f"round robin by centre in {first}", central, colour="C4", line=":"))
         stratified = seeded(relreps.StratifiedAnchors)
         found.append(Sampler("stratified by topic", stratified, colour="C2"))
     else:
         frequency = -torch.arange(len(spaces.pool), dtype=torch.float)  # the pool is in order
-        frequent = seeded(relreps.anchors.ClusterAnchors, CLUSTERS, frequency)
+        frequent = seeded(relreps.anchors.ClusterAnchors, CLUSTERS, order=frequency)
         found.append(
             Sampler(f"round robin by frequency in {first}", frequent, colour="C4", line=":")
         )

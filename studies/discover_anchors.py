@@ -51,7 +51,8 @@ def draw(x, y, options, shared, seed):
     rows_y = rows_y[torch.randperm(len(rows_y), generator=generator)]
     seeds_x = torch.arange(options.seeds)
     seeds_y = torch.stack([(rows_y == row).nonzero()[0, 0] for row in rows_x[seeds_x]])
-    found = discover_parallel_anchors(x[rows_x], y[rows_y], seeds_x, seeds_y, options.anchors)
+    known = seeds_x, seeds_y
+    found = discover_parallel_anchors(x[rows_x], y[rows_y], known, options.anchors)
     found_x, found_y = rows_x[found.indices_x], rows_y[found.indices_y]
     sets = {
         "seeds": (rows_x[seeds_x], rows_x[seeds_x]),

@@ -42,7 +42,7 @@ def problem(noise, seed):
 
 def discovered(x, y, partner, seeds):
     """Share of right pairs among those found, the seeds left out."""
-    found = discover_parallel_anchors(x, y, seeds, partner[seeds], FOUND)
+    found = discover_parallel_anchors(x, y, (seeds, partner[seeds]), FOUND)
     right = partner[found.indices_x] == found.indices_y
     return right[len(seeds) :].float().mean().item()
 

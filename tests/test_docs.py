@@ -4,7 +4,9 @@ import doctest
 import importlib
 import pkgutil
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -41,9 +43,10 @@ def test_pages(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = blocks(page.read_text())
     assert code or page.name != "README.md", "the first page has to have an example"
-    names = {"__name__": page.stem}
+    module = ModuleType(f"page_{page.stem}")  # classes are pickled, and compiled, by their module
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in code:
-        exec(compile(block, page, "exec"), names)
+        exec(compile(block, page, "exec"), vars(module))
 
 
 def test_a_wrong_block_is_found():
@@ -51,3 +54,12 @@ def test_a_wrong_block_is_found():
     with pytest.raises(AssertionError) as error:
         exec(block)
     assert error.traceback[-1].lineno + 1 == 4
+
+
+@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="not in the source distribution")
+def test_commands_that_are_named_are_targets_and_all_are_explained():
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [page.read_text() for page in (*PAGES, ROOT / "CONTRIBUTING.md")]
+    named = [set(re.findall(r"(?:`|^)make ([a-z-]+)", page, re.MULTILINE)) for page in pages]
+    assert set.union(*named) <= targets
+    assert targets - {"help"} <= named[-1]

@@ -1,16 +1,22 @@
-"""What an import costs, what it offers, and what is said when an optional package is missing."""
+"""What an import costs and offers, which way it points, and what is said of what is missing."""
 
 import importlib
 import pkgutil
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import relreps
+from relreps._core.moved import MOVED
 from relreps._core.optional import require
 
 HEAVY = ("scipy", "ot", "sklearn", "matplotlib", "torchmetrics")
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "layers.py"
+needs_script = pytest.mark.skipif(not SCRIPT.exists(), reason="not in the source distribution")
 
 
 def submodules(public_only=False):
@@ -84,3 +90,79 @@ def test_require_does_not_blame_a_package_that_is_there(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
         require("incomplete", extra="plots", purpose="this test")
+
+
+@needs_script
+def test_imports_point_downwards_without_circles_into_no_private_room():
+    layers = runpy.run_path(str(SCRIPT))
+    found = layers["faults"](layers["read_imports"]())
+    assert not found, "\n".join(found)
+
+
+@needs_script
+@pytest.mark.parametrize(
+    ("file", "code", "fault"),
+    [
+        ("moments/x.py", "from relreps.translate import Translator", "moments/x.py:1"),
+        ("moments/x.py", "def f():\n    from relreps.plots import g", "x.py:2: moments imports"),
+        ("moments/x.py", "import relreps.stitching", "from stitching, upwards"),
+        ("moments/x.py", "from ..stitching import f", "from stitching, upwards"),
+        ("sampling.py", "from relreps.similarity import f", "similarity -> sampling -> similarity"),
+        ("plots/x.py", "from relreps.metrics._room import f", "what is private there"),
+        ("plots/x.py", "from relreps.metrics.room import _f", "what is private there"),
+        ("plots/x.py", "from relreps.metrics import room\nroom._f()", "x.py:2: plots imports from"),
+        ("plots/x.py", "from relreps._core.checks import _f", "what is private there"),
+        ("plots/x.py", "from relreps import Center", "from relreps itself, which has no place"),
+        ("new/x.py", "from relreps import metrics", "new imports from metrics, which has no place"),
+    ],
+)
+def test_the_rule_of_imports_can_be_broken(tmp_path, file, code, fault):
+    files = {
+        "similarity/x.py": "from relreps import sampling",
+        "translate/x.py": "from relreps._core import checks\nfrom relreps.translate import _y",
+        "plots/_axes.py": "import torch\nfrom relreps.similarity.x import f\ntorch._dynamo",
+        "__init__.py": "from relreps.plots import _axes",
+    }
+    layers = runpy.run_path(str(SCRIPT))
+    package = tmp_path / "relreps"
+    for part in (*(part for layer in layers["LAYERS"] for part in layer), "new"):
+        (package / part).mkdir(parents=True)
+    for name, content in files.items():
+        (package / name).write_text(content)
+    assert layers["faults"](layers["read_imports"](package)) == []
+    (package / file).write_text(code)
+    found = layers["faults"](layers["read_imports"](package))
+    assert len(found) == 1
+    assert fault in found[0]
+
+
+@needs_script
+def test_an_import_upwards_is_red():
+    layers = runpy.run_path(str(SCRIPT))
+    upwards = layers["Import"]("x.py", 1, "moments", "plots", False, True)
+    assert 'stroke="#e03131"' not in layers["draw"]([upwards._replace(target="_core")])
+    assert 'stroke="#e03131"' in layers["draw"]([upwards])
+
+
+@needs_script
+def test_the_picture_of_the_layers_is_that_of_the_imports():
+    layers = runpy.run_path(str(SCRIPT))
+    assert layers["PICTURE"].read_text() == layers["draw"](layers["read_imports"]())
+
+
+def test_the_top_holds_what_people_put_inside_their_models():
+    assert 50 <= len(relreps.__all__) <= 64
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_name_that_is_not_at_the_top_says_where_it_lives(name):
+    module, _, own = MOVED[name].rpartition(".")
+    assert name not in relreps.__all__
+    assert hasattr(importlib.import_module(module), own)
+    with pytest.raises(AttributeError, match=f"`relreps.{name}` is `{MOVED[name]}`"):
+        getattr(relreps, name)
+
+
+def test_a_name_that_is_nowhere_is_no_attribute():
+    with pytest.raises(AttributeError, match="module 'relreps' has no attribute 'nothing'"):
+        _ = relreps.nothing

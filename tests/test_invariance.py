@@ -30,7 +30,7 @@ def mistakes(module, anchors):
     }
 
 
-def test_every_similarity_behind_every_normaliser():
+def test_every_similarity_after_every_normaliser():
     entries = list(invariance_table())
     assert len(entries) == len(ROWS) * len(NORMALIZERS) * len(TRANSFORMATIONS)
     wrong = [e for e in entries if not (e.deviation < 1e-9 if e.declared else e.deviation > 1e-6)]

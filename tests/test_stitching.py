@@ -1,5 +1,6 @@
 """Stitching: every encoder with every head, what is called, and in which mode."""
 
+import copy
 from contextlib import nullcontext
 
 import pytest
@@ -14,13 +15,14 @@ from relreps import (
     stitching_matrix,
 )
 from relreps.stitching import StitchingMatrix
+from tests._data import orthogonal
 
 close = torch.testing.assert_close
 D, H, C = 6, 4, 3
 
 
 class Spy(nn.Linear):
-    """A linear layer behind dropout that counts its calls and notes the mode it ran in."""
+    """A linear layer before dropout that counts its calls and notes the mode it ran in."""
 
     def __init__(self, *sizes):
         super().__init__(*sizes)
@@ -130,7 +132,7 @@ def test_no_graph_is_kept():
 def turned_pair():
     """An encoder, the same one with its latents rotated, and the inputs of both."""
     encoder = nn.Linear(D, H, dtype=torch.float64)
-    q = torch.linalg.qr(torch.randn(H, H, dtype=torch.float64)).Q
+    q = orthogonal(H)
     turned = nn.Linear(D, H, dtype=torch.float64)
     turned.load_state_dict({"weight": q @ encoder.weight, "bias": q @ encoder.bias})
     return encoder, turned, torch.randn(50, D, dtype=torch.float64)
@@ -158,6 +160,15 @@ def test_a_head_serves_a_rotated_encoder_when_both_are_relative_or_translated(wa
     )
     assert grid.scores[0] < 1e-12
     assert (grid.scores[1] < 1e-12) == (way != "absolute")
+
+
+def test_a_matrix_is_a_table_of_scores():
+    grid = StitchingMatrix(scores=torch.rand(1, 2), encoders=["e"], decoders=["one", "two"])
+    assert grid.table[1:] == (grid.encoders, grid.decoders) == (["e"], ["one", "two"])
+    assert grid._asdict().keys() == {"scores", "encoders", "decoders"}
+    scores, encoders, decoders = copy.deepcopy(grid)
+    close(scores, grid.scores)
+    assert (encoders, decoders) == (["e"], ["one", "two"])
 
 
 def test_markdown():

@@ -100,6 +100,13 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be positive and finite, got {value}.")
 
 
+def check_nonnegative(name: str, value: float) -> None:
+    """Refuse what is not a finite number from 0."""
+    check_number(name, value, 0, math.inf)
+    if value == math.inf:
+        raise ValueError(f"`{name}` must be finite, got inf.")
+
+
 def check_k(k: int, size: int, what: str = "rows") -> None:
     """Refuse a number of neighbours outside ``1..size``."""
     check_size("k", k)
@@ -162,3 +169,15 @@ def check_weights(weights: Tensor, rows: int) -> None:
 def eager() -> bool:
     """True outside of tracing, where looking at values is possible."""
     return not torch.compiler.is_compiling()
+
+
+def concrete(x: Tensor) -> bool:
+    """Whether ``x`` holds values: outside of tracing, `torch.func.grad`, `torch.vmap` and so on."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def on_host(x: Tensor) -> bool:
+    """Whether values may be looked at, and host libraries used: on the CPU, outside of tracing."""
+    return x.device.type == "cpu" and concrete(x)

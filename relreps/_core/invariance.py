@@ -63,5 +63,5 @@ def then(first: Residues, second: Residues) -> dict[str, str]:
 
 
 def invariances(passed: Residues, own: frozenset[str]) -> frozenset[str]:
-    """Invariances of a similarity with its ``own``, behind what lets ``passed`` through."""
+    """Invariances of a similarity with its ``own``, after what lets ``passed`` through."""
     return closure(n for n, left in passed.items() if left == ABSORBED or left in own)

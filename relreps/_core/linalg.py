@@ -11,14 +11,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relreps._core.rounding import safe_reciprocal
+from relreps._core.rounding import moment_tolerance, rank_tolerance, safe_reciprocal
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -57,12 +56,6 @@ def unit_rows(x: Tensor) -> Tensor:
     return (wide * safe_reciprocal(norm)).to(x.dtype)
 
 
-def rank_tolerance(singular_values: Tensor, shape: Iterable[int]) -> Tensor:
-    """Largest singular value that counts as zero: ``max(shape) * eps * largest`` (as NumPy)."""
-    eps = torch.finfo(singular_values.dtype).eps
-    return singular_values[..., :1] * (max(shape) * eps)
-
-
 def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
     r"""The matrix with orthonormal rows or columns nearest to ``m``.
 
@@ -83,13 +76,37 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
     return factor
 
 
-def inverse_sqrt(m: Tensor) -> Tensor:
+def orthogonal_factors(
+    u: Tensor, vh: Tensor, rank: int, allow_reflection: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Singular vectors whose product is the polar factor, where only ``rank`` are determined.
+
+    The others are chosen by a rule (`_complete`), the least important one last.
+
+    Args:
+        u: Left singular vectors ``(D_1, K)``, the largest first.
+        vh: Right ones, ``(K, D_2)``.
+        rank: Number of singular values that are more than rounding.
+        allow_reflection: If false, the last direction is turned over where the determinant is -1.
+    """
+    u, vh = _complete(u, vh, rank)
+    if not allow_reflection and torch.linalg.det(u @ vh) < 0:
+        u = torch.cat((u[:, :-1], -u[:, -1:]), 1)
+    return u, vh
+
+
+def inverse_sqrt(m: Tensor, noise: Tensor | None = None) -> Tensor:
     r"""Symmetric inverse root :math:`M^{-1/2}` of a positive definite matrix ``(D, D)``.
 
     Directions without variance are left out, as in a pseudo-inverse. The gradient is exact and
     finite at equal eigenvalues, which an eigendecomposition's is not; there is no second one.
+
+    Args:
+        m: The matrix.
+        noise: How much of each entry of the diagonal is rounding, ``(D,)``: a direction counts if
+            it has more than these give it.
     """
-    root: Tensor = _InverseSqrt.apply(m)  # type: ignore[no-untyped-call]
+    root: Tensor = _InverseSqrt.apply(m, noise)  # type: ignore[no-untyped-call]
     return root
 
 
@@ -97,16 +114,18 @@ class _InverseSqrt(torch.autograd.Function):
     """Inverse root with the closed-form (Daleckii-Krein) backward; see `inverse_sqrt`."""
 
     @staticmethod
-    def forward(ctx: Any, m: Tensor) -> Tensor:
+    def forward(ctx: Any, m: Tensor, noise: Tensor | None) -> Tensor:
         values, u = torch.linalg.eigh(m)
-        live = values > values[-1:] * (len(values) * torch.finfo(values.dtype).eps)
+        live = values > values[-1:] * moment_tolerance(len(values), torch.finfo(values.dtype).eps)
+        if noise is not None:
+            live = live & (values > noise @ u.square())
         inverse = torch.where(live, torch.where(live, values, 1).rsqrt(), 0)
         ctx.save_for_backward(inverse, u)
         root: Tensor = (u * inverse) @ u.mT
         return root
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         # Divided differences of 1/sqrt: (1/sqrt(a) - 1/sqrt(b)) / (a - b), which in terms of the
         # inverse roots p and q is -p^2 q^2 / (p + q): no difference of eigenvalues to divide by.
         _first_order_only("inverse_sqrt")
@@ -114,7 +133,7 @@ class _InverseSqrt(torch.autograd.Function):
         p, q = inverse[:, None], inverse[None, :]
         inner = (u.mT @ grad @ u) * -((p * q) ** 2) * safe_reciprocal(p + q)
         out: Tensor = u @ inner @ u.mT
-        return (out + out.mT) / 2
+        return (out + out.mT) / 2, None
 
 
 class _PolarFactor(torch.autograd.Function):
@@ -123,11 +142,11 @@ class _PolarFactor(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, m: Tensor, allow_reflection: bool) -> Tensor:
         u, s, vh = torch.linalg.svd(m, full_matrices=False)
-        u, vh = _complete(u, s, vh)
-        if not allow_reflection and torch.linalg.det(u @ vh) < 0:
-            # The last singular value then enters with a minus sign.
-            u, s = u.clone(), s.clone()
-            u[:, -1], s[-1] = -u[:, -1], -s[-1]
+        rank = int((s > rank_tolerance(max(m.shape), torch.finfo(s.dtype).eps) * s[:1]).sum())
+        free, vh = orthogonal_factors(u, vh, rank)
+        u, _ = orthogonal_factors(free, vh, len(s), allow_reflection)
+        # The singular value of a direction that was turned over enters with a minus sign.
+        s = s * torch.where((u * free).sum(0) < 0, -1, 1)
         ctx.save_for_backward(u, s, vh)
         return u @ vh
 
@@ -138,7 +157,8 @@ class _PolarFactor(torch.autograd.Function):
         # antisymmetric part of T = U^T G V moves W, at speed 1 / (s_i + s_j); outside them the
         # rest of G does, at speed 1 / s_i. Divisors below the rank tolerance are clamped.
         u, s, vh = ctx.saved_tensors
-        floor = s.abs().amax() * (max(u.shape[0], vh.shape[1]) * torch.finfo(s.dtype).eps)
+        size = max(u.shape[0], vh.shape[1])
+        floor = s.abs().amax() * rank_tolerance(size, torch.finfo(s.dtype).eps)
         floor = torch.where(floor > 0, floor, 1)
         v = vh.mT
         t = u.mT @ grad @ v
@@ -155,19 +175,40 @@ class _PolarFactor(torch.autograd.Function):
         return out, None
 
 
+def differentiable_once(value: Tensor, name: str) -> Tensor:
+    """The value itself, which refuses a second derivative: part of it is constant to autograd."""
+    out: Tensor = _Once.apply(value, name)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        _first_order_only(ctx.name)
+        return grad, None
+
+
 def _first_order_only(name: str) -> None:
     """Refuse to be differentiated again: what is saved is constant to autograd."""
     if torch.is_grad_enabled():  # in a backward, only if its graph is to be kept
         raise RuntimeError(f"{name} has no second derivative; call backward without create_graph.")
 
 
-def _complete(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:
-    """Choose the vectors of vanishing singular values by a rule, the least important one last."""
-    rows, columns = u.shape[0], vh.shape[1]
-    if rows < columns:
-        v, uh = _complete(vh.mT, s, u.mT)
+def _complete(u: Tensor, vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Choose the singular vectors beyond ``rank`` by a rule, the least important one last.
+
+    The free part of the factor is the one nearest to a reference: the polar factor of what is left
+    of the reference between the complements of both spans.
+    """
+    if u.shape[0] < vh.shape[1]:
+        v, uh = _complete(vh.mT, u.mT, rank)
         return uh.mT, v.mT
-    rank = int((s > rank_tolerance(s, (rows, columns))).sum())
+    columns = vh.shape[1]
     if rank == columns:
         return u, vh
     left, right, free = u[:, :rank], vh[:rank].mT, vh[rank:].mT
@@ -176,7 +217,9 @@ def _complete(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor]:
         for _ in range(2):  # once leaves rounding of the size of what was taken away
             wanted = wanted - left @ (left.mT @ wanted)
         a, size, bh = torch.linalg.svd(wanted, full_matrices=False)
-        decided = int((size > torch.finfo(s.dtype).eps ** 0.5).sum())
+        # Not `rank_tolerance`: these are lengths of at most 1, and below the root of the rounding
+        # their directions are not to be trusted.
+        decided = int((size > torch.finfo(u.dtype).eps ** 0.5).sum())
         turned = free @ bh.mT
         left = torch.cat((left, a[:, :decided]), 1)
         right = torch.cat((right, turned[:, :decided]), 1)

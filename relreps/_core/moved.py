@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 _HOMES: dict[str, str] = {
-    "relreps.anchors": "AbstractSampler AnchorReport BestAlignedAnchors ClusterAnchors "
-    "cluster_labels coverage_loss diversity_loss leverage_scores pivoted_anchors",
-    "relreps.correspondence": "ParallelAnchors UnsupervisedAnchors "
-    "discover_parallel_anchors_unsupervised",
+    "relreps.anchors": "AnchorReport BestAlignedAnchors ClusterAnchors Sampler cluster_labels "
+    "coverage_loss diversity_loss leverage_scores pivoted_anchors",
+    "relreps.correspondence": "Pairs csls discover_parallel_anchors_unsupervised functional_map "
+    "mutual_nearest",
     "relreps.metrics": "LayerComparison CKA MinibatchCKA MutualKNN RetrievalScores cknna "
     "distance_correlation jaccard_at_k kernel_cka latent_similarity linear_cka mean_cca "
     "mean_reciprocal_rank minibatch_cka mutual_knn neighborhood_jaccard procrustes_distance pwcca "
@@ -20,9 +20,13 @@ _HOMES: dict[str, str] = {
     "relreps.topo_loss": "ConnectivityLoss death_time_quantiles persistent_entropy signature_loss "
     "total_persistence wasserstein_h0",
     "relreps.translate": "PermutationTranslator ProcrustesRidgeTranslator RCSLSTranslator "
-    "ReducedRankTranslator ScaleInvarianceReport TranslationReport WhitenedTranslator csls "
-    "functional_map mutual_nearest rcsls_loss scale_invariance_report",
+    "ReducedRankTranslator ScaleInvarianceReport TranslationReport WhitenedTranslator "
+    "rcsls_loss scale_invariance_report",
 }
 
-#: Name -> full name.
-MOVED = {name: f"{home}.{name}" for home, names in _HOMES.items() for name in names.split()}
+#: Name -> full name. The last have another name, too.
+MOVED = {name: f"{home}.{name}" for home, names in _HOMES.items() for name in names.split()} | {
+    "AbstractSampler": "relreps.anchors.Sampler",
+    "ParallelAnchors": "relreps.correspondence.Pairs",
+    "UnsupervisedAnchors": "relreps.correspondence.Pairs",
+}

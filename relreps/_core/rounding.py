@@ -6,13 +6,15 @@ Numbers of a type carry a relative rounding :math:`\epsilon` (`rounding_of`). Fr
   second moments (`moment_tolerance`);
 * whether numbers that should be equal differ by more (`is_constant`);
 * a unit to measure in, in which nothing over- or underflows (`unit_of`);
-* roots and reciprocals whose value and gradient at zero is zero (`safe_sqrt`, `safe_norm`,
-  `safe_reciprocal`).
+* roots, powers and reciprocals whose value and gradient at zero is zero (`safe_sqrt`, `safe_norm`,
+  `safe_power`, `safe_reciprocal`), and a divisor that is never zero (`safe_divisor`).
 
 A place that decides otherwise says why, beside the decision.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -81,20 +83,31 @@ def is_constant(centered: Tensor, squares: Tensor, eps: float) -> Tensor:
 
 def unit_of(size: Tensor) -> Tensor:
     """The power of two next to a size from below, 1 for 0: dividing by it rounds nothing."""
-    return torch.exp2(torch.where(size > 0, size, 1).log2().floor())
+    largest = math.frexp(torch.finfo(size.dtype).max)[1] - 1  # a logarithm may round up, past it
+    return torch.exp2(safe_divisor(size).log2().floor().clamp(max=largest))
+
+
+def safe_divisor(v: Tensor) -> Tensor:
+    """``v`` where ``v > 0``, else 1, with gradient 0 there."""
+    return torch.where(v > 0, v, 1)
+
+
+# Both branches of the outer `where` must be finite, or the unused one leaks NaN into gradients.
 
 
 def safe_reciprocal(v: Tensor) -> Tensor:
     """``1 / v`` where ``v > 0``, else 0, with gradient 0 there."""
-    # Both branches of the outer `where` must be finite, or the unused one leaks NaN into gradients.
-    inverse: Tensor = torch.where(v > 0, 1 / torch.where(v > 0, v, 1), 0)
-    return inverse
+    return torch.where(v > 0, 1 / safe_divisor(v), 0)
+
+
+def safe_power(v: Tensor, p: float) -> Tensor:
+    """``v ** p`` where ``v > 0``, else 0, with gradient 0 there."""
+    return torch.where(v > 0, safe_divisor(v) ** p, 0)
 
 
 def safe_sqrt(v: Tensor) -> Tensor:
     """Root where ``v > 0``, else 0, with gradient 0 there."""
-    root: Tensor = torch.where(v > 0, torch.where(v > 0, v, 1).sqrt(), 0)
-    return root
+    return torch.where(v > 0, safe_divisor(v).sqrt(), 0)
 
 
 def safe_norm(v: Tensor) -> Tensor:

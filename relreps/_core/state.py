@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,12 +51,11 @@ class FittedModule(nn.Module):
 
     def _check_fits(self, **values: Tensor) -> None:
         """Refuse values for buffers of these names that are infinite or all zero in their types."""
-        for name, value in values.items():
-            check_fits(type(self).__name__, name, value, getattr(self, name).dtype)
+        check_fits(type(self).__name__, values, {n: getattr(self, n).dtype for n in values})
 
-    def _mark_fitted(self) -> None:
-        self.fitted.fill_(True)
-        self._fitted = True
+    def _mark_fitted(self, fitted: bool = True) -> None:
+        self.fitted.fill_(fitted)
+        self._fitted = fitted
 
     def _require_fitted(self, remedy: str) -> None:
         if not self._fitted:
@@ -65,17 +65,23 @@ class FittedModule(nn.Module):
         """Recompute what follows from the buffers, once this module and its children are loaded."""
 
 
-def check_fits(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Refuse a value that overflows in ``dtype``, or of which nothing but zeros would be left."""
-    held = value.to(dtype)
-    harmless = name.startswith(("mean", "offset"))  # these are added: they may vanish
-    if bool(held.isfinite().all()) and (harmless or bool(held.any()) == bool(value.any())):
-        return
-    raise ValueError(
-        f"{owner} cannot keep `{name}` in {dtype}: its largest entry is "
-        f"{float(value.abs().max()):.3g}. Keep the module in a wider type, as by `.float()` or "
-        "`.double()`, or bring the rows nearer to 1."
-    )
+def options(module: nn.Module) -> list[str]:
+    """Constructor arguments as written in a call: they are attributes under their own names."""
+    names = list(inspect.signature(type(module)).parameters)
+    return [f"{name}={getattr(module, name)!r}" for name in names]
+
+
+def check_fits(owner: str, values: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
+    """Refuse what overflows in its type, or of which nothing but zeros would be left."""
+    for name, value in values.items():
+        held = value.to(dtypes[name])
+        harmless = name.startswith(("mean", "offset"))  # these are added: they may vanish
+        if not bool(held.isfinite().all()) or not (harmless or bool(held.any() == value.any())):
+            raise ValueError(
+                f"{owner} cannot keep `{name}` in {held.dtype}: its largest entry is "
+                f"{float(value.abs().max()):.3g}. Keep the module in a wider type, as by "
+                "`.float()` or `.double()`, or bring the rows nearer to 1."
+            )
 
 
 def _after_load(module: nn.Module, _keys: Any) -> None:

@@ -1,24 +1,40 @@
-"""Scores in Markdown."""
+"""Tables of scores: everything of one kind against everything of another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar, cast
 
 from torch import Tensor
 
 
-def markdown_grid(
-    corner: str, rows: Sequence[str], columns: Sequence[str], scores: Tensor, digits: int
-) -> str:
-    """A Markdown table with aligned columns; NaN reads ``n/a``."""
-    table = [[corner, *columns]]
-    for name, values in zip(rows, scores.tolist(), strict=True):
-        table.append([name, *("n/a" if v != v else f"{v:.{digits}f}" for v in values)])
-    table = [[cell.replace("|", "\\|") for cell in row] for row in table]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
-    aligned = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in table
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (aligned[0], rule, *aligned[1:]))
+class ScoreTable:
+    """Scores ``(rows, columns)``, the names of the rows, and those of the columns.
+
+    Each kind of table is a named tuple of these three, in this order and under its own names, and
+    this. Scores are NaN where there is none.
+    """
+
+    __slots__ = ()
+
+    #: What the rows and the columns are.
+    heads: ClassVar[tuple[str, str]] = ("row", "column")
+
+    @property
+    def table(self) -> tuple[Tensor, list[str], list[str]]:
+        """Scores, names of the rows, names of the columns."""
+        return cast("tuple[Tensor, list[str], list[str]]", self)
+
+    def to_markdown(self, digits: int = 3) -> str:
+        """A Markdown table with aligned columns; scores that are NaN read ``n/a``."""
+        scores, rows, columns = self.table
+        table = [[" \\ ".join(self.heads), *columns]]
+        for name, values in zip(rows, scores.tolist(), strict=True):
+            table.append([name, *("n/a" if v != v else f"{v:.{digits}f}" for v in values)])
+        table = [[cell.replace("|", "\\|") for cell in row] for row in table]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+        head, *body = (
+            [f"{first:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(rest, widths[1:], strict=True))]
+            for first, *rest in table
+        )
+        return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))

@@ -1,7 +1,6 @@
 """Anchors: which samples become anchors, and anchors that are made rather than chosen."""
 
 from relreps.anchors.convex import ConvexAnchors, coverage_loss, diversity_loss
-from relreps.anchors.ema import EMAAnchors
 from relreps.anchors.geometric import (
     BestAlignedAnchors,
     FarthestAnchors,
@@ -9,18 +8,12 @@ from relreps.anchors.geometric import (
     leverage_scores,
 )
 from relreps.anchors.kmeans import ClusterAnchors, KMeansAnchors, cluster_labels
-from relreps.anchors.made import prototypes
+from relreps.anchors.made import EMAAnchors, prototypes
 from relreps.anchors.report import AnchorReport, anchor_report
-from relreps.anchors.samplers import (
-    AbstractSampler,
-    StratifiedAnchors,
-    TopKAnchors,
-    UniformAnchors,
-)
+from relreps.anchors.samplers import Sampler, StratifiedAnchors, TopKAnchors, UniformAnchors
 from relreps.anchors.subset import pivoted_anchors, prune_anchors
 
 __all__ = [
-    "AbstractSampler",
     "AnchorReport",
     "BestAlignedAnchors",
     "ClusterAnchors",
@@ -29,6 +22,7 @@ __all__ = [
     "FarthestAnchors",
     "KMeansAnchors",
     "LeverageAnchors",
+    "Sampler",
     "StratifiedAnchors",
     "TopKAnchors",
     "UniformAnchors",

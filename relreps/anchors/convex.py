@@ -50,7 +50,7 @@ class ConvexAnchors(nn.Module):
 
     logits: nn.Parameter
 
-    def __init__(self, num_samples: int, num_anchors: int, temperature: float = 0.2) -> None:
+    def __init__(self, num_samples: int, num_anchors: int, *, temperature: float = 0.2) -> None:
         super().__init__()
         checks.check_size("num_samples", num_samples)
         checks.check_size("num_anchors", num_anchors)
@@ -60,18 +60,19 @@ class ConvexAnchors(nn.Module):
                 f"{num_samples} samples. Mix more samples or ask for fewer anchors."
             )
         checks.check_positive("temperature", temperature)
+        self.num_samples, self.num_anchors = num_samples, num_anchors
         self.temperature = temperature
         self.logits = nn.Parameter(torch.empty(num_anchors, num_samples))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start every anchor near a sample of its own, drawn at random."""
-        self._start(torch.randperm(self.logits.shape[1], device=self.logits.device))
+        self._start(torch.randperm(self.num_samples, device=self.logits.device))
 
     @torch.no_grad()
     def start_at(self, indices: Tensor) -> Self:
         """Start anchor ``j`` near sample ``indices[j]``, as a sampler picked them ``(A,)``."""
-        anchors, samples = self.logits.shape
+        anchors, samples = self.num_anchors, self.num_samples
         if not isinstance(indices, Tensor) or indices.dtype != torch.long:
             came = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
             raise TypeError(f"`indices` must be a torch.long tensor, got {came}.")
@@ -98,24 +99,24 @@ class ConvexAnchors(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """Anchors of the space in which ``samples`` ``(*, N, D)`` are encoded."""
         checks.check_floating("samples", samples)
-        if samples.dim() < 2 or samples.shape[-2] != self.logits.shape[1]:
+        if samples.dim() < 2 or samples.shape[-2] != self.num_samples:
             raise ValueError(
-                f"`samples` must have shape (..., {self.logits.shape[1]}, features), got "
+                f"`samples` must have shape (..., {self.num_samples}, features), got "
                 f"{tuple(samples.shape)}. Encode the same samples, in the same order."
             )
         return self.weights.to(samples.dtype) @ samples
 
     def extra_repr(self) -> str:
         """Constructor call."""
-        anchors, samples = self.logits.shape
-        return f"{samples}, {anchors}, temperature={self.temperature}"
+        return f"{self.num_samples}, {self.num_anchors}, temperature={self.temperature}"
 
     @torch.no_grad()
     def _start(self, indices: Tensor) -> None:
-        anchors, samples = self.logits.shape
-        high = self.temperature * math.log(9 * max(samples - 1, 1))  # weight 0.9 after the softmax
+        # One logit h among N - 1 zeros: the weight e^(h/t) / (e^(h/t) + N - 1) is 0.9 where
+        # e^(h/t) = 9 (N - 1).
+        high = self.temperature * math.log(9 * max(self.num_samples - 1, 1))
         self.logits.zero_()
-        self.logits.scatter_(1, indices[:anchors, None], high)
+        self.logits.scatter_(1, indices[: self.num_anchors, None], high)
 
 
 def coverage_loss(
@@ -153,19 +154,19 @@ def coverage_loss(
 
 def _coverage(x: Tensor, anchors: Tensor, normalize: bool, temperature: float) -> Tensor:
     """`coverage_loss` in at least float32."""
-    rows, centres = at_least_float32(x), at_least_float32(anchors)
+    rows, centers = at_least_float32(x), at_least_float32(anchors)
     if normalize:
-        rows, centres = unit_rows(rows), unit_rows(centres)
+        rows, centers = unit_rows(rows), unit_rows(centers)
     else:  # far from the origin, products of positions cancel
-        middle = centres.detach().mean(0)
-        rows, centres = rows - middle, centres - middle
+        middle = centers.detach().mean(0)
+        rows, centers = rows - middle, centers - middle
     if temperature > 0:
-        squares = rows.square().sum(-1, keepdim=True) + centres.square().sum(-1)
-        distances = (squares - 2 * rows @ centres.mT).clamp(min=0)
+        squares = rows.square().sum(-1, keepdim=True) + centers.square().sum(-1)
+        distances = (squares - 2 * rows @ centers.mT).clamp(min=0)
         return (-temperature * torch.logsumexp(-distances / temperature, -1)).mean()
     with torch.no_grad():
-        nearest = (centres.square().sum(-1) / 2 - rows @ centres.mT).argmin(-1)
-    return (rows - centres[nearest]).square().sum(-1).mean()
+        nearest = (centers.square().sum(-1) / 2 - rows @ centers.mT).argmin(-1)
+    return (rows - centers[nearest]).square().sum(-1).mean()
 
 
 def diversity_loss(anchors: Tensor) -> Tensor:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps._core import checks
-from relreps._core.linalg import as_float64, at_least_float32, unit_rows
-from relreps.anchors.lloyd import squared_lengths
-from relreps.anchors.rows import check_samples, directions, prepared
-from relreps.anchors.samplers import AbstractSampler
-
-#: Entries of a distance block, and rows of a product, held at once.
-_BLOCK, _STEP = 1 << 22, 1 << 15
+from relreps._core import blocks, checks, draws
+from relreps._core.linalg import as_float64, unit_rows
+from relreps._core.rounding import moment_tolerance, rounding_of, safe_reciprocal, unit_of
+from relreps.anchors.rows import check_samples, directions, prepared, squared_lengths, tie
+from relreps.anchors.samplers import Sampler
 
 
-class FarthestAnchors(AbstractSampler):
+class FarthestAnchors(Sampler):
     r"""Greedy k-centre: each new anchor is the row farthest from those chosen so far.
 
     Starts from a random row; ties within rounding go to the lowest index. The radius of the largest
@@ -49,7 +46,8 @@ class FarthestAnchors(AbstractSampler):
         super().__init__(num_anchors, generator=generator)
         self.normalize = normalize
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """A random row, then again and again the one farthest from those chosen."""
         if self.normalize:
             rows, factors = directions(x)
             squares = (factors > 0).to(rows.dtype)
@@ -57,10 +55,12 @@ class FarthestAnchors(AbstractSampler):
             rows = prepared(x, normalize=False)
             factors = rows.new_ones(rows.shape[0])
             squares = squared_lengths(rows)
-        rounding = 8 * torch.finfo(rows.dtype).eps * squares.max()
+        # With f the factors: |f_i x_i - f_a x_a|^2 = s_i + s_a - 2 f_i f_a x_i.x_a, so that an
+        # anchor costs one product, and no scaled copy of the rows is needed.
+        rounding = tie(squares)
         nearest = torch.full_like(squares, torch.inf)
         distance = torch.empty_like(squares)
-        chosen = [int(self._shuffled(x.shape[0])[0])]
+        chosen = [int(self.shuffled(x.shape[0])[0])]
         while len(chosen) < self.num_anchors:
             last = chosen[-1]
             torch.mv(rows, rows[last], out=distance)
@@ -72,7 +72,7 @@ class FarthestAnchors(AbstractSampler):
         return torch.tensor(chosen)
 
 
-class LeverageAnchors(AbstractSampler):
+class LeverageAnchors(Sampler):
     r"""Rows drawn in proportion to their leverage, so that every direction of the data is met.
 
     .. math:: \ell_i = x_i^\top (X^\top X)^+ x_i \in [0, 1]
@@ -114,22 +114,22 @@ class LeverageAnchors(AbstractSampler):
         self.normalize = normalize
         self.sampled = sampled
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        scores = leverage_scores(x, normalize=self.normalize)
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Rows by their leverage: in the order of a weighted draw, or the highest first."""
+        scores = _leverage(x, self.normalize)
         if not self.sampled:
             return scores.argsort(descending=True, stable=True)[: self.num_anchors]
-        device = "cpu" if self.generator is None else self.generator.device
-        points = torch.rand(
-            len(scores), generator=self.generator, dtype=torch.float64, device=device
-        )
-        # Exponential waiting times at rate l: the order of arrival is the draw. Ties are shuffled.
-        waiting = -torch.log1p(-points.to(scores.device)) / scores
+        # Row i arrives after a time -log(1 - u) / l_i, exponential at rate l_i. The first of all
+        # to arrive is i with probability l_i / sum(l), and times have no memory: so it goes on
+        # among those that are left, and the order of arrival is the draw. Ties are shuffled.
+        points = draws.uniform(len(scores), self.generator).to(scores.device)
+        waiting = -torch.log1p(-points) / scores
         waiting = torch.where(scores > 0, waiting, torch.inf)
-        order = self._shuffled(len(scores)).to(scores.device)
+        order = self.shuffled(len(scores)).to(scores.device)
         return order[waiting[order].argsort(stable=True)][: self.num_anchors]
 
 
-class BestAlignedAnchors(AbstractSampler):
+class BestAlignedAnchors(Sampler):
     r"""Rows whose distances to all others agree best between two paired spaces: an oracle.
 
     .. math:: s_i = \sum_j \bigl(d(x_i, x_j) - d(y_i, y_j)\bigr)^2, \qquad \text{smallest first}
@@ -166,11 +166,12 @@ class BestAlignedAnchors(AbstractSampler):
         self.other = other
         self.normalize = normalize
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Rows by how much their distances differ between the spaces, the least first."""
         checks.check_paired(x, self.other, ("x", "other"))
         spaces = [_one_unit(space, self.normalize) for space in (x, self.other.to(x.device))]
         scores = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-        step = max(1, _BLOCK // x.shape[0])
+        step = blocks.rows_of_table(x.shape[0], spaces[0].dtype, x.device)
         for start in range(0, x.shape[0], step):
             a, b = (torch.cdist(space[start : start + step], space) for space in spaces)
             scores[start : start + step] = (a - b).square_().sum(1)
@@ -182,7 +183,7 @@ def leverage_scores(x: Tensor, *, normalize: bool = False) -> Tensor:
     r"""How much each row alone decides about a direction, :math:`x_i^\top (X^\top X)^+ x_i`.
 
     In [0, 1], with the rank of the data as their sum. A direction counts as absent where its
-    singular value is rounding, at most D times the precision of the type of the largest one. Sums
+    singular value is the rounding of the type of the rows, to the largest one. Sums
     are in float64. O(ND² + D³) time, O(N + D²) memory beside the data.
 
     Args:
@@ -200,22 +201,26 @@ def leverage_scores(x: Tensor, *, normalize: bool = False) -> Tensor:
         Drineas et al., arXiv:1109.3843.
     """
     check_samples(x, 1)
-    x = x.detach()
-    unit = as_float64(torch.stack(x.aminmax())).abs().max()
-    unit = torch.where(unit > 0, unit, 1)
+    return _leverage(x.detach(), normalize)
+
+
+def _leverage(x: Tensor, normalize: bool) -> Tensor:
+    r"""`leverage_scores` of checked rows.
+
+    .. math:: X^\top X = V \Lambda V^\top \quad\Rightarrow\quad
+              x_i^\top (X^\top X)^+ x_i = \lVert \Lambda^{-1/2} V^\top x_i \rVert^2
+    """
+    unit = unit_of(as_float64(torch.stack(x.aminmax())).abs().max())
+    step = blocks.rows_at_once(x.shape[1], torch.float64, x.device)
     gram = unit.new_zeros(x.shape[1], x.shape[1])
-    for block in x.split(_STEP):
+    for block in x.split(step):
         wide = _wide(block, unit, normalize)
         gram.addmm_(wide.mT, wide)
     values, vectors = torch.linalg.eigh(gram)
-    rounding = max(
-        x.shape[1] * torch.finfo(at_least_float32(x[:0]).dtype).eps,
-        (max(x.shape) * torch.finfo(torch.float64).eps) ** 0.5,
-    )
-    kept = values > values[-1] * rounding**2
+    kept = values > values[-1] * moment_tolerance(x.shape[1], rounding_of(x.dtype))
     roots = torch.where(kept, values, 1).rsqrt() * kept
     scores = [
-        (_wide(b, unit, normalize) @ vectors).mul_(roots).square_().sum(1) for b in x.split(_STEP)
+        (_wide(b, unit, normalize) @ vectors).mul_(roots).square_().sum(1) for b in x.split(step)
     ]
     return torch.cat(scores).to(x.device)
 
@@ -230,5 +235,4 @@ def _one_unit(x: Tensor, normalize: bool) -> Tensor:
     rows = prepared(x, normalize)
     if normalize:
         return rows
-    length = torch.linalg.vector_norm(rows) / rows.shape[0] ** 0.5
-    return rows / torch.where(length > 0, length, 1)
+    return rows * safe_reciprocal(torch.linalg.vector_norm(rows) / rows.shape[0] ** 0.5)

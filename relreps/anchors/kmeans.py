@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -9,22 +10,16 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import full_precision
-from relreps.anchors.lloyd import (
-    lloyd,
-    nearest_centre,
-    nearest_free_rows,
-    plus_plus,
-    squared_lengths,
-)
-from relreps.anchors.rows import check_distinct, check_samples, prepared
-from relreps.anchors.samplers import AbstractSampler, check_scores, round_robin
+from relreps.anchors import lloyd
+from relreps.anchors.rows import check_distinct, check_samples, prepared, squared_lengths
+from relreps.anchors.samplers import Sampler, check_scores, round_robin
 
-Order = Literal["random", "centre"]
+Order = Literal["random", "center"]
 #: Squared shift of all centres, as part of the mean variance of a feature, that ends a clustering.
 _TOLERANCE = 1e-4
 
 
-class KMeansAnchors(AbstractSampler):
+class KMeansAnchors(Sampler):
     r"""The rows nearest to the centres of a k-means clustering with one cluster an anchor.
 
     k-means++ start, then Lloyd iterations; a cluster that runs empty restarts at the row farthest
@@ -69,15 +64,16 @@ class KMeansAnchors(AbstractSampler):
         self.max_iterations = max_iterations
         self.tolerance = tolerance
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The rows nearest to the centres of a clustering."""
         rows = prepared(x, self.normalize)
-        centres, _ = _clustered(
-            rows, self.num_anchors, self.max_iterations, self.generator, self.tolerance
+        centers, _ = lloyd.clustered(
+            rows, self.num_anchors, self.max_iterations, self.tolerance, self.generator
         )
-        return nearest_free_rows(rows, centres)
+        return lloyd.nearest_free_rows(rows, centers)
 
 
-class ClusterAnchors(AbstractSampler):
+class ClusterAnchors(Sampler):
     """Rows drawn cluster by cluster in turn, from a few k-means clusters.
 
     As `StratifiedAnchors`, for data without labels: counts differ by at most one while clusters
@@ -88,8 +84,9 @@ class ClusterAnchors(AbstractSampler):
     Args:
         num_anchors: Number of anchors A.
         num_clusters: Number of clusters K.
-        order: Which rows of a cluster come first: ``"random"``, ``"centre"`` (nearest to its
-            centre), or one score a row ``(N,)``, such as a frequency (highest first).
+        order: Which rows of a cluster come first: ``"random"``, ``"center"`` (nearest to its
+            centre), or those of the highest score: one score a row ``(N,)``, such as a frequency,
+            or a function from the samples to it.
         normalize: Cluster directions (rows scaled to length one) rather than positions.
         max_iterations: Largest number of Lloyd iterations.
         generator: Source of randomness; torch's default one if not given.
@@ -112,8 +109,8 @@ class ClusterAnchors(AbstractSampler):
         self,
         num_anchors: int,
         num_clusters: int,
-        order: Order | Tensor = "random",
         *,
+        order: Order | Tensor | Callable[[Tensor], Tensor] = "random",
         normalize: bool = True,
         max_iterations: int = 100,
         generator: torch.Generator | None = None,
@@ -123,7 +120,7 @@ class ClusterAnchors(AbstractSampler):
         checks.check_size("max_iterations", max_iterations)
         if isinstance(order, Tensor):
             check_scores("order", order)
-        else:
+        elif not callable(order):
             checks.check_choice("order", order, get_args(Order))
         self.num_clusters = num_clusters
         self.order = order
@@ -133,19 +130,23 @@ class ClusterAnchors(AbstractSampler):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_anchors}, {self.num_clusters})"
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        if isinstance(self.order, Tensor):
-            check_scores("order", self.order, x.shape[0])
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The first of an order, dealt out cluster by cluster."""
+        scores = self.order(x) if callable(self.order) else self.order
+        if not isinstance(scores, str):
+            check_scores("order", scores, x.shape[0])
         check_distinct("num_clusters", self.num_clusters, x)
         rows = prepared(x, self.normalize)
-        centres, clusters = _clustered(rows, self.num_clusters, self.max_iterations, self.generator)
-        if isinstance(self.order, Tensor):
-            order = self.order.argsort(descending=True, stable=True).to(x.device)
-        elif self.order == "centre":
-            distance = squared_lengths(rows) - 2 * nearest_centre(rows, centres)[1]
-            order = distance.argsort(stable=True)
+        centers, clusters = lloyd.clustered(
+            rows, self.num_clusters, self.max_iterations, _TOLERANCE, self.generator
+        )
+        if isinstance(scores, Tensor):
+            order = scores.argsort(descending=True, stable=True).to(x.device)
+        elif scores == "random":
+            order = self.shuffled(x.shape[0]).to(x.device)
         else:
-            order = self._shuffled(x.shape[0]).to(x.device)
+            distance = squared_lengths(rows) - 2 * lloyd.nearest_center(rows, centers)[1]
+            order = distance.argsort(stable=True)
         return round_robin(order, clusters)[: self.num_anchors]
 
 
@@ -186,16 +187,5 @@ def cluster_labels(
     check_samples(x, 1)
     check_distinct("num_clusters", num_clusters, x)
     with full_precision(x):
-        return _clustered(prepared(x, normalize), num_clusters, max_iterations, generator)[1]
-
-
-def _clustered(
-    rows: Tensor,
-    clusters: int,
-    max_iterations: int,
-    generator: torch.Generator | None,
-    tolerance: float = _TOLERANCE,
-) -> tuple[Tensor, Tensor]:
-    """Centres ``(K, D)`` of a k-means clustering, and the cluster of each row."""
-    start = plus_plus(rows, clusters, generator)
-    return lloyd(rows, start, max_iterations, tolerance)
+        rows = prepared(x, normalize)
+        return lloyd.clustered(rows, num_clusters, max_iterations, _TOLERANCE, generator)[1]

@@ -6,20 +6,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Entries of a score block held at once: what a cache holds, or enough to fill a device.
-_BLOCK_CPU, _BLOCK_DEVICE = 1 << 15, 1 << 24
-#: Rows of a score block at least: a product of fewer does not repay reading all the centres.
-_FEWEST_ROWS = 256
-#: Rows squared at once.
-_STEP = 1 << 12
+from relreps._core import blocks, draws
+from relreps.anchors.rows import squared_lengths, tie
+
+
+def clustered(
+    rows: Tensor,
+    clusters: int,
+    max_iterations: int,
+    tolerance: float,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Centres ``(K, D)`` of a k-means clustering, and the cluster of each row."""
+    return iterated(rows, plus_plus(rows, clusters, generator), max_iterations, tolerance)
 
 
 def plus_plus(rows: Tensor, clusters: int, generator: torch.Generator | None) -> Tensor:
     """k-means++ start ``(K, D)``: rows drawn in proportion to their squared distance so far."""
-    device = "cpu" if generator is None else generator.device
     n = rows.shape[0]
-    chosen = [int(torch.randperm(n, generator=generator, device=device)[0])]
-    points = torch.rand(clusters, generator=generator, device=device, dtype=torch.float64)
+    chosen = [int(draws.shuffled(n, generator)[0])]
+    points = draws.uniform(clusters, generator)
     squares = squared_lengths(rows)
     nearest = torch.full_like(squares, torch.inf)
     for point in points.tolist()[1:]:
@@ -34,8 +40,8 @@ def plus_plus(rows: Tensor, clusters: int, generator: torch.Generator | None) ->
     return rows[torch.tensor(chosen, device=rows.device)]
 
 
-def lloyd(
-    rows: Tensor, centres: Tensor, max_iterations: int, tolerance: float
+def iterated(
+    rows: Tensor, centers: Tensor, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Centres ``(K, D)`` after Lloyd's iterations, and the cluster of each row by them.
 
@@ -47,27 +53,27 @@ def lloyd(
     bound = tolerance * spread / rows.shape[1]
     previous = torch.full_like(squares, -1, dtype=torch.long)
     for _ in range(max_iterations):
-        assigned, scores = nearest_centre(rows, centres)
+        assigned, scores = nearest_center(rows, centers)
         if torch.equal(assigned, previous):
-            return centres, assigned
+            return centers, assigned
         previous = assigned
-        moved = _cluster_means(rows, assigned, scores, squares, len(centres))
-        shift = (moved - centres).square().sum()
-        centres = moved
+        moved = _cluster_means(rows, assigned, scores, squares, len(centers))
+        shift = (moved - centers).square().sum()
+        centers = moved
         if shift <= bound:
             break
-    return centres, nearest_centre(rows, centres)[0]
+    return centers, nearest_center(rows, centers)[0]
 
 
-def nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_center(rows: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest centre of each row, the lowest if tied, and its score.
 
-    The score is ``x.c - |c|^2 / 2``: the squared distance is ``|x|^2`` less twice of it.
+    The score is ``x.c - |c|^2 / 2``, as ``|x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2)``: of the first
+    term every centre has the same.
     """
-    half = squared_lengths(centres) / 2
-    entries = _BLOCK_CPU if rows.device.type == "cpu" else _BLOCK_DEVICE
-    step = max(_FEWEST_ROWS, entries // centres.shape[0])
-    number = centres.shape[0]
+    half = squared_lengths(centers) / 2
+    number = centers.shape[0]
+    step = blocks.rows_in_cache(number, rows.device)
     # The first of the best is the one that counts most down. This says which one wins a tie on
     # every device, and is twice as fast as a maximum that reports its index.
     down = torch.arange(number, 0, -1, dtype=rows.dtype, device=rows.device)
@@ -76,34 +82,26 @@ def nearest_centre(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     for block, index, score in zip(
         rows.split(step), assigned.split(step), scores.split(step), strict=True
     ):
-        table = torch.addmm(half, block, centres.mT, beta=-1)
+        table = torch.addmm(half, block, centers.mT, beta=-1)
         torch.amax(table, -1, out=score)
         index.copy_(number - torch.ge(table, score[:, None], out=table).mul_(down).amax(-1))
     return assigned, scores
 
 
-def nearest_free_rows(rows: Tensor, centres: Tensor) -> Tensor:
+def nearest_free_rows(rows: Tensor, centers: Tensor) -> Tensor:
     """For each centre in turn, the nearest row not taken by an earlier one, the lowest if tied.
 
     Both rows of a cluster of two are equally near to its mean: rounding must not choose.
     """
     squares = squared_lengths(rows)
-    rounding = 8 * torch.finfo(rows.dtype).eps * squares.max()
+    rounding = tie(squares)
     taken = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
-    chosen = torch.empty(centres.shape[0], dtype=torch.long, device=rows.device)
-    for i, centre in enumerate(centres):
-        distance = torch.addmv(squares, rows, centre, alpha=-2).masked_fill_(taken, torch.inf)
+    chosen = torch.empty(centers.shape[0], dtype=torch.long, device=rows.device)
+    for i, center in enumerate(centers):
+        distance = torch.addmv(squares, rows, center, alpha=-2).masked_fill_(taken, torch.inf)
         chosen[i] = (distance <= distance.min() + rounding).to(torch.uint8).argmax()
         taken[chosen[i]] = True
     return chosen
-
-
-def squared_lengths(rows: Tensor) -> Tensor:
-    """``|x|^2`` of each row, without a squared copy of all of them.
-
-    A sum of squares: the square of a length is not exact where the sum is, as on a grid.
-    """
-    return torch.cat([block.square().sum(1) for block in rows.split(_STEP)])
 
 
 def _cluster_means(

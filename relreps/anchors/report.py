@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps._core import checks
-from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
+from relreps._core import blocks, checks
+from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps._core.rounding import rank_tolerance, rounding_of, unit_of
 from relreps.anchors.subset import angle_rounding
 
 #: Anchors nearer than this, as part of the size of the set, repeat each other.
@@ -18,8 +19,6 @@ _SAME = 1e-5
 _ILL_CONDITIONED = 1e3
 #: Above this mean cosine, anchors mostly show what they share.
 _CROWDED = 0.5
-#: Entries of a distance block held at once.
-_BLOCK = 1 << 22
 
 
 class AnchorReport(NamedTuple):
@@ -108,11 +107,11 @@ def _report(anchors: Tensor, x: Tensor | None, normalize: bool) -> AnchorReport:
     """`anchor_report` of checked rows."""
     rows = as_float64(anchors)
     u, s, vh = torch.linalg.svd(rows, full_matrices=False)
-    eps = torch.finfo(at_least_float32(anchors[:0]).dtype).eps
-    rank = int((s > s[0] * (max(rows.shape) * eps)).sum())
+    tolerance = rank_tolerance(rows.shape[1], rounding_of(anchors.dtype))
+    rank = int((s > s[0] * tolerance).sum())
     leverage = u[:, :rank].square().sum(1)
     frame = _Frame(rows, x, normalize)
-    repeats, radius = _neighbours(frame.place(rows), (rows != 0).any(1), normalize)
+    repeats, radius = _neighbors(frame.place(rows), (rows != 0).any(1), normalize)
     lost = math.nan
     if x is not None:
         radius, lost = _missed(x, frame.place(rows), vh[:rank], frame)
@@ -129,7 +128,7 @@ class _Frame:
     """Where distances are taken: between directions, or positions in units near one.
 
     Positions are relative to the mean of the anchors, because far from the origin their squares
-    hold little else, and over their largest entry, so that squares stay in range.
+    hold little else, and in the unit of their largest entry, so that squares stay in range.
     """
 
     def __init__(self, anchors: Tensor, x: Tensor | None, normalize: bool) -> None:
@@ -137,7 +136,7 @@ class _Frame:
         if x is not None:
             largest.append(as_float64(x.abs().max()))
         self.normalize = normalize
-        self.unit = 1.0 if normalize else float(torch.stack(largest).max()) or 1.0
+        self.unit = 1.0 if normalize else float(unit_of(torch.stack(largest).max()))
         self.middle = (anchors / self.unit).mean(0)
 
     def place(self, rows: Tensor) -> Tensor:
@@ -145,13 +144,13 @@ class _Frame:
         return unit_rows(rows) if self.normalize else rows / self.unit - self.middle
 
 
-def _neighbours(
+def _neighbors(
     space: Tensor, nonzero: Tensor, normalize: bool
 ) -> tuple[list[tuple[int, int]], float]:
     """Pairs (anchor, the earlier one it repeats), and the largest distance to a nearest other."""
     size = 1.0 if normalize else float(space.square().sum(1).mean()) ** 0.5
     repeats, farthest = [], 0.0 if space.shape[0] > 1 else math.nan
-    step = max(1, _BLOCK // space.shape[0])
+    step = blocks.rows_of_table(space.shape[0], space.dtype, space.device)
     for start in range(0, space.shape[0], step):
         distance = torch.cdist(
             space[start : start + step], space, compute_mode="donot_use_mm_for_euclid_dist"
@@ -170,16 +169,16 @@ def _neighbours(
 def _missed(x: Tensor, space: Tensor, span: Tensor, frame: _Frame) -> tuple[float, float]:
     """Distance of the worst served sample, and the part of the energy outside the span."""
     radius, inside, total = 0.0, 0.0, 0.0
-    unit = as_float64(x.abs().max())
+    unit = unit_of(as_float64(x.abs().max()))
     half = space.square().sum(1) / 2
-    for block in x.split(max(1, _BLOCK // max(space.shape))):
+    for block in x.split(blocks.rows_of_table(max(space.shape), space.dtype, x.device)):
         rows = as_float64(block)
         placed = frame.place(rows)
         # Products choose the nearest anchor; its distance is that of the two rows, exactly 0 if so.
         nearest = torch.addmm(half, placed, space.mT, alpha=-1).argmin(1)
         gaps = torch.linalg.vector_norm(placed - space[nearest], dim=1)
         radius = max(radius, float(gaps.max()))
-        scaled = placed if frame.normalize else rows / torch.where(unit > 0, unit, 1)
+        scaled = placed if frame.normalize else rows / unit
         inside += float((scaled @ span.mT).square().sum())
         total += float(scaled.square().sum())
     return radius, max(0.0, 1 - inside / total) if total > 0 else 0.0
@@ -214,6 +213,7 @@ def _warnings(
             "add a ridge, take more anchors, or keep those of `pivoted_anchors`."
         )
     units = unit_rows(rows)
+    # |sum u_i|^2 is the sum of all cosines, of which the A of a row with itself are 1.
     shared = float((units.sum(0).square().sum() - number) / max(number * (number - 1), 1))
     if number > 1 and shared > _CROWDED:
         found.append(

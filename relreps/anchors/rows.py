@@ -5,18 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps._core import checks
+from relreps._core import blocks, checks
 from relreps._core.linalg import at_least_float32, unit_rows
-
-#: Rows copied or widened at once.
-_STEP = 1 << 15
+from relreps._core.rounding import safe_reciprocal, unit_of
 
 
 def check_samples(x: Tensor, num_anchors: int) -> None:
-    """Refuse what ``num_anchors`` different anchors cannot be chosen from. Synchronises.
-
-    Keeps no copy of ``x``: all entries are finite if the smallest and the largest are.
-    """
+    """Refuse what ``num_anchors`` different anchors cannot be chosen from. Synchronises."""
     checks.check_rows("x", x)
     if x.shape[1] == 0:
         raise ValueError(f"`x` must have at least one feature, got shape {tuple(x.shape)}.")
@@ -25,8 +20,7 @@ def check_samples(x: Tensor, num_anchors: int) -> None:
             f"`num_anchors` must be at most the number of samples, got {num_anchors} "
             f"anchors and {x.shape[0]} samples. Give more samples or ask for fewer anchors."
         )
-    if not bool(torch.stack(x.aminmax()).isfinite().all()):
-        checks.check_finite("x", x)
+    checks.check_finite("x", x)
     check_distinct("num_anchors", num_anchors, x)
 
 
@@ -47,14 +41,16 @@ def check_distinct(name: str, number: int, x: Tensor) -> None:
 def prepared(x: Tensor, normalize: bool) -> Tensor:
     """A copy of the rows in at least float32: directions, or positions about their mean.
 
-    Positions end up at most 1 large, so that squares stay in the range of the type: no choice
+    Positions end up near 1 in size, so that squares stay in the range of the type: no choice
     depends on the unit. Holds one copy of ``x`` and blocks.
     """
     rows = torch.empty_like(x, dtype=at_least_float32(x[:0]).dtype)
     if normalize:
-        for source, target in zip(x.split(_STEP), rows.split(_STEP), strict=True):
+        step = blocks.rows_at_once(x.shape[1], rows.dtype, x.device)
+        for source, target in zip(x.split(step), rows.split(step), strict=True):
             target.copy_(unit_rows(at_least_float32(source)))
         return rows
+    # Twice: a mean is exact to the rounding of the largest entry, and what is left may be tiny.
     _scale_(rows.copy_(x))
     return _scale_(rows.sub_(rows.mean(0)))
 
@@ -68,10 +64,28 @@ def directions(x: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(safe.all()) or bool(x[lengths == 0].any()):  # a length of 0 by underflow
         x = prepared(x, normalize=True)
         lengths = torch.linalg.vector_norm(x, dim=1)
-    return x, torch.where(lengths > 0, 1 / lengths, 0)
+    return x, safe_reciprocal(lengths)
+
+
+def squared_lengths(rows: Tensor) -> Tensor:
+    """``|x|^2`` of each row, without a squared copy of all of them.
+
+    A sum of squares: the square of a length is not exact where the sum is, as on a grid.
+    """
+    step = blocks.rows_at_once(rows.shape[1], rows.dtype, rows.device)
+    return torch.cat([block.square().sum(1) for block in rows.split(step)])
+
+
+def tie(squares: Tensor) -> Tensor:
+    r"""Squared distances that differ by less are equal, given the squared lengths of the rows.
+
+    :math:`|a|^2 - 2 a \cdot b + |b|^2` sums four terms of at most the largest squared length, each
+    with the rounding of its own sum and of the addition: which of two equal distances is the
+    smaller must not follow from that.
+    """
+    return 8 * torch.finfo(squares.dtype).eps * squares.max()
 
 
 def _scale_(x: Tensor) -> Tensor:
-    """Divide ``x`` in place by its largest entry."""
-    largest = torch.stack(x.aminmax()).abs().max()
-    return x.div_(torch.where(largest > 0, largest, 1))
+    """Divide ``x`` in place by the unit of its largest entry."""
+    return x.div_(unit_of(torch.stack(x.aminmax()).abs().max()))

@@ -12,30 +12,28 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from relreps._core import checks
+from relreps._core import checks, draws
 from relreps._core.linalg import full_precision
 from relreps.anchors.rows import check_samples
 
 
-class AbstractSampler(ABC):
+class Sampler(ABC):
     """Picks distinct rows: ``sampler(x, labels=None) -> (num_anchors,)`` indices.
 
     All indices differ; their rows may not. The data must hold ``num_anchors`` distinct rows, but a
     sampler that does not look where rows lie can still pick two equal ones, and rows that differ in
     length alone are one direction to a sampler with ``normalize=True``: `anchor_report` finds both.
 
-    A subclass gives ``_pick(x, labels)``: ``num_anchors`` different indices, in the order in which
-    they matter, so that the first ``a`` are a smaller choice. It is called without gradient or
-    autocast, with ``x`` ``(N, D)`` checked (floating, finite, enough distinct rows) and ``labels``
-    either none or ``(N,)`` in int64. ``_shuffled(n)`` is a random order by the generator.
+    A subclass writes `pick`, the indices in the order in which they matter, so that the first ``a``
+    are a smaller choice. `shuffled` gives it a random order by the generator.
 
     Args:
         num_anchors: Number of anchors A.
         generator: Source of randomness; torch's default one if not given.
 
     Example:
-        >>> class Longest(AbstractSampler):
-        ...     def _pick(self, x, labels):
+        >>> class Longest(Sampler):
+        ...     def pick(self, x, labels):
         ...         return x.norm(dim=1).argsort(descending=True)[: self.num_anchors]
         >>> Longest(2)(torch.tensor([[1.0], [3.0], [2.0]]))
         tensor([1, 2])
@@ -54,20 +52,28 @@ class AbstractSampler(ABC):
             checks.check_labels(labels, x.shape[0])
             labels = labels.long()
         with torch.no_grad(), full_precision(x):
-            return self._pick(x, labels).to(x.device)
+            return self.pick(x, labels).to(x.device)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_anchors})"
 
     @abstractmethod
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor: ...
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """``num_anchors`` different indices ``(A,)`` of ``x``, by a subclass.
 
-    def _shuffled(self, n: int) -> Tensor:
-        device = "cpu" if self.generator is None else self.generator.device
-        return torch.randperm(n, generator=self.generator, device=device)
+        Called without gradient or autocast.
+
+        Args:
+            x: Samples ``(N, D)``: floating, finite, with enough distinct rows.
+            labels: None, or one int64 a row.
+        """
+
+    def shuffled(self, n: int) -> Tensor:
+        """The numbers from 0 to n - 1 in an order drawn by the generator."""
+        return draws.shuffled(n, self.generator)
 
 
-class UniformAnchors(AbstractSampler):
+class UniformAnchors(Sampler):
     """Rows drawn uniformly without replacement.
 
     The first ``a`` indices are the draw of ``UniformAnchors(a)`` from the same generator state.
@@ -83,11 +89,12 @@ class UniformAnchors(AbstractSampler):
         2
     """
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        return self._shuffled(x.shape[0])[: self.num_anchors]
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The first of a random order."""
+        return self.shuffled(x.shape[0])[: self.num_anchors]
 
 
-class StratifiedAnchors(AbstractSampler):
+class StratifiedAnchors(Sampler):
     """Rows drawn class by class in turn, so that classes are represented evenly.
 
     Within a class the order is random; classes take turns in ascending order. Counts differ by at
@@ -104,16 +111,17 @@ class StratifiedAnchors(AbstractSampler):
         tensor([0, 1, 0, 1])
     """
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The first of a random order, dealt out class by class."""
         if labels is None:
             raise ValueError(
                 "`labels` must be given to StratifiedAnchors: one integer a row of `x`."
             )
-        shuffled = self._shuffled(x.shape[0]).to(labels.device)
-        return round_robin(shuffled, labels)[: self.num_anchors]
+        order = self.shuffled(x.shape[0]).to(labels.device)
+        return round_robin(order, labels)[: self.num_anchors]
 
 
-class TopKAnchors(AbstractSampler):
+class TopKAnchors(Sampler):
     """Rows drawn at random from the best-scored ones, such as the most frequent words.
 
     Without a ``pool`` the picks are the ``num_anchors`` best rows themselves, best first, and
@@ -150,7 +158,8 @@ class TopKAnchors(AbstractSampler):
         self.scores = scores
         self.pool = pool
 
-    def _pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def pick(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """The best rows, or the first of a random order of the pool of them."""
         check_scores("scores", self.scores, x.shape[0])
         best = self.scores.argsort(descending=True, stable=True)
         if self.pool is None:
@@ -160,7 +169,7 @@ class TopKAnchors(AbstractSampler):
                 f"`pool` must be at most the number of samples, got a pool of {self.pool} and "
                 f"{x.shape[0]} samples. Leave it out to take the best rows themselves."
             )
-        return best[self._shuffled(self.pool).to(best.device)[: self.num_anchors]]
+        return best[self.shuffled(self.pool).to(best.device)[: self.num_anchors]]
 
 
 def round_robin(order: Tensor, groups: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
+from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps._core.rounding import rank_tolerance, rounding_of, unit_of
 
 
 @torch.no_grad()
@@ -40,7 +41,8 @@ def prune_anchors(anchors: Tensor, threshold: float) -> Tensor:
     """
     rows = _kept_precision(anchors)
     checks.check_number("threshold", threshold, 0, 1)
-    # A turn by a small angle changes a cosine by the angle times the sine: near 1 hardly at all.
+    # A turn by a small angle a changes a cosine c = cos(t) to cos(t - a) = c + a sin(t) + O(a^2),
+    # and sin(t) = sqrt(1 - c^2): near 1 hardly at all.
     limit = 1 - threshold
     limit += (1 - limit**2) ** 0.5 * angle_rounding(anchors)
     kept = []
@@ -58,9 +60,12 @@ def prune_anchors(anchors: Tensor, threshold: float) -> Tensor:
 
 
 def angle_rounding(anchors: Tensor) -> float:
-    """Angle that rounding may turn rows by: of sums over their width, or of half a type."""
-    wide = torch.finfo(at_least_float32(anchors[:0]).dtype).eps
-    return max(anchors.shape[1] * wide, 2 * torch.finfo(anchors.dtype).eps)
+    """Angle that rounding may turn rows by: of sums over their width, or of half a type.
+
+    Here a half type counts with its own rounding, not as float32: copies of an anchor, computed
+    twice in it, are apart by that much, and repeat each other all the same.
+    """
+    return max(anchors.shape[1] * rounding_of(anchors.dtype), 2 * torch.finfo(anchors.dtype).eps)
 
 
 @torch.no_grad()
@@ -70,9 +75,9 @@ def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
     Each step takes the row with the largest part outside the span of those taken before, so that
     the first k rows in practice span nearly as much as any k can, and the condition number stays
     low; contrived anchors can defeat it. Stops at the numerical rank by default: the rows after it
-    are combinations of these. Deterministic; ties
-    go to LAPACK, which takes the first. The first k indices are those of
-    ``pivoted_anchors(anchors, k)``. Runs on the host. O(AD min(A, D)) in float64.
+    are combinations of these. Deterministic; ties go to LAPACK, which takes the first. The first k
+    indices are those of ``pivoted_anchors(anchors, k)``. Runs on the host. O(AD min(A, D)) in
+    float64.
 
     Args:
         anchors: Anchors, centred or scaled to length one before if their code will be.
@@ -98,8 +103,8 @@ def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
         checks.check_size("num_anchors", num_anchors)
     triangle, order = qr(rows.mT.cpu().numpy(), mode="r", pivoting=True)
     sizes = torch.from_numpy(triangle).diagonal().abs()
-    eps = torch.finfo(at_least_float32(anchors[:0]).dtype).eps
-    rank = int((sizes > sizes[0] * (max(anchors.shape) * eps)).sum())
+    tolerance = rank_tolerance(anchors.shape[1], rounding_of(anchors.dtype))
+    rank = int((sizes > sizes[0] * tolerance).sum())
     if num_anchors is not None and num_anchors > rank:
         raise ValueError(
             f"`num_anchors` must be at most the rank of the anchors, got {num_anchors} and "
@@ -109,11 +114,11 @@ def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
 
 
 def _kept_precision(anchors: Tensor) -> Tensor:
-    """Checked anchors in float64, at most 1 large."""
+    """Checked anchors in float64, their largest entry near 1."""
     checks.check_rows("anchors", anchors)
     checks.check_finite("anchors", anchors)
     rows = as_float64(anchors)
     largest = rows.abs().max() if rows.numel() else rows.new_zeros(())
     if not bool(largest > 0):
         raise ValueError("`anchors` must not all be zero: a zero anchor has no direction.")
-    return rows / largest
+    return rows / unit_of(largest)

@@ -5,16 +5,18 @@ not taken out of the list of candidates. Measures are not differentiable unless 
 """
 
 from relreps.metrics.cca import mean_cca, pwcca, svcca
-from relreps.metrics.cka import CKA, MinibatchCKA, kernel_cka, linear_cka, minibatch_cka
+from relreps.metrics.cka import kernel_cka, linear_cka, minibatch_cka
+from relreps.metrics.cka_stream import CKA, MinibatchCKA
 from relreps.metrics.declarations import MEASURES, Measure, measures_markdown
 from relreps.metrics.dissimilarity import distance_correlation, rsa
 from relreps.metrics.divergence import rtd_lite
 from relreps.metrics.layers import LayerComparison, compare_layers
-from relreps.metrics.neighbors import cknna, mutual_knn, neighborhood_jaccard
+from relreps.metrics.neighbors import MutualKNN, cknna, mutual_knn, neighborhood_jaccard
 from relreps.metrics.proxy import latent_similarity
 from relreps.metrics.regression import regression_r2
 from relreps.metrics.retrieval import (
     RetrievalResult,
+    RetrievalScores,
     jaccard_at_k,
     mean_reciprocal_rank,
     recall_at_k,
@@ -22,7 +24,6 @@ from relreps.metrics.retrieval import (
     retrieval_scores,
 )
 from relreps.metrics.shape import procrustes_distance, shape_distance
-from relreps.metrics.streaming import MutualKNN, RetrievalScores
 
 __all__ = [
     "CKA",

@@ -13,14 +13,10 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import full_precision
-from relreps.metrics.paired import (
-    Pair,
-    centred64,
-    paired_rows,
-    unit_scales,
-    warn_of_few_rows,
-)
+from relreps._core.linalg import as_float64
+from relreps._core.rounding import is_constant, rank_tolerance, safe_reciprocal
+from relreps._core.warnings import warn
+from relreps.metrics.paired import Pair, centered, paired_rows
 
 
 def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
@@ -35,8 +31,8 @@ def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
         x: First encoding.
         y: Second encoding of the same items, in the same order.
         rcond: Directions whose singular value is at most this share of the largest count as
-            none. By default ``max(N, D)`` roundings of the type of the rows, once each feature has
-            been brought to unit variance.
+            none. By default what rounding of the rows may leave, once each feature has been
+            brought to unit variance: about :math:`10 \sqrt D` roundings, whatever N.
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]. NaN with a
@@ -54,7 +50,7 @@ def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
         Raghu et al., arXiv:1706.05806; Kornblith et al., arXiv:1905.00414.
     """
     with torch.no_grad():
-        return _mean_correlation(*_sides(x, y, rcond))
+        return _mean_correlation(_bases(x, y, rcond))
 
 
 def svcca(x: Tensor, y: Tensor, variance: float = 0.99, rcond: float | None = None) -> Tensor:
@@ -82,7 +78,7 @@ def svcca(x: Tensor, y: Tensor, variance: float = 0.99, rcond: float | None = No
     """
     checks.check_number("variance", variance, 0, 1)
     with torch.no_grad():
-        return _mean_correlation(*_sides(x, y, rcond, variance))
+        return _mean_correlation(_bases(x, y, rcond, variance))
 
 
 def pwcca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
@@ -112,53 +108,122 @@ def pwcca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
         Morcos, Raghu and Bengio, arXiv:1806.05759.
     """
     with torch.no_grad():
-        pair, first, second = _sides(x, y, rcond)
+        pair, first, second, size = _bases(x, y, rcond)
         left, rho, _ = torch.linalg.svd(first.basis.mT @ second.basis, full_matrices=False)
         weights = ((first.basis @ left).mT @ first.rows).abs().sum(-1)
         # Correlations beyond the smaller rank are no correlations: they belong to no direction.
-        count = torch.minimum(first.rank, second.rank)
-        weights = weights * (torch.arange(len(rho), device=rho.device) < count)
-        value = (weights * rho.clamp(0, 1)).sum() / weights.sum()
-        return pair.result(value)
+        weights = weights * (torch.arange(len(rho), device=rho.device) < size)
+        return pair.result((weights * rho.clamp(0, 1)).sum() / weights.sum())
 
 
-class _Side(NamedTuple):
-    """Centred rows, an orthonormal basis of their columns with zeros in the rest, and its size."""
+class Directions(NamedTuple):
+    r"""Rows of a space without their mean, :math:`X_c`, and a basis of their columns, in float64.
+
+    Attributes:
+        rows: :math:`X_c`, ``(N, D)``.
+        units: What each feature was multiplied with, ``(D,)``, for :math:`U S V^\top`.
+        u: Left singular vectors ``(N, K)``.
+        s: Singular values, the largest first.
+        vh: Right ones, ``(K, D)``.
+        live: Which of these directions count.
+    """
 
     rows: Tensor
-    basis: Tensor
-    rank: Tensor
+    units: Tensor
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+    live: Tensor
+
+    @property
+    def basis(self) -> Tensor:
+        """Orthonormal columns, and zeros for directions that do not count."""
+        return self.u * self.live
 
 
-def _mean_correlation(pair: Pair, first: _Side, second: _Side) -> Tensor:
-    rho = torch.linalg.svdvals(first.basis.mT @ second.basis).clamp(0, 1)
-    return pair.result(rho.sum() / torch.minimum(first.rank, second.rank))
+def directions(
+    x: Tensor, eps: float, *, rcond: float | None = None, in_units: bool = True
+) -> Directions:
+    """Directions in which rows do more than round; the first counts if there is any.
+
+    The decomposition is a constant to autograd.
+
+    Args:
+        x: Rows ``(N, D)``.
+        eps: Their relative rounding.
+        rcond: Share of the largest singular value up to which one does not count.
+        in_units: Bring every feature to length one first: rank is a matter of directions, and does
+            not depend on the units of the features.
+    """
+    given = as_float64(x)
+    rows = centered(given)
+    squares, about_zero = (z.detach().square().sum(0) for z in (rows, given))
+    units = torch.ones_like(squares)
+    if in_units:
+        constant = is_constant(squares, about_zero, eps)
+        units = safe_reciprocal(torch.where(constant, 0, squares).sqrt())
+    u, s, vh = torch.linalg.svd(rows.detach() * units, full_matrices=False)
+    n, d = x.shape
+    least = s[:1] * (rank_tolerance(d, eps) if rcond is None else rcond)
+    if rcond is None:
+        # `rank_tolerance` is for numbers of the size of what they do. About a large mean they are
+        # rounded by more: entry (i, j) by at most eps |x_ij|, so that the direction v has
+        #   eps sqrt(sum_j (v_j units_j |x_j|)^2) (1 + sqrt(D / N))
+        # of rounding, the last factor as in `rank_tolerance`.
+        noise = (vh.square() @ (units.square() * about_zero)).sqrt()
+        least = torch.maximum(least, noise * (eps * (1 + (d / n) ** 0.5)))
+    live = (s > 0) & ((s > least) | (s == s[:1]))
+    return Directions(rows, units, u, s, vh, live)
 
 
-def _sides(
-    x: Tensor, y: Tensor, rcond: float | None, variance: float | None = None
-) -> tuple[Pair, _Side, _Side]:
+def warn_of_few_rows(n: int, rank_x: Tensor, rank_y: Tensor) -> None:
+    """Warn if so many directions in so few rows have canonical correlations of 1 by counting."""
+    if not checks.eager() or rank_x.is_meta:
+        return
+    a, b = int(rank_x), int(rank_y)
+    surplus = a + b - (n - 1)
+    if surplus > 0:
+        warn(
+            f"There are {n} rows for {a} and {b} directions: {min(surplus, a, b)} canonical "
+            "correlations are 1 whatever the data. Give more rows, or keep fewer directions."
+        )
+
+
+class _Bases(NamedTuple):
+    """Both sides, and how many canonical correlations they have."""
+
+    pair: Pair
+    x: Directions
+    y: Directions
+    size: Tensor
+
+
+def _bases(x: Tensor, y: Tensor, rcond: float | None, variance: float | None = None) -> _Bases:
     """Both sides; with ``variance`` only the principal components that carry this share of it."""
     if rcond is not None:
         checks.check_number("rcond", rcond, 0, 1)
     pair = paired_rows(x, y)
-    sides = []
-    for side in (pair.x, pair.y):
-        rows = centred64(side)
-        # Variance and shares of it are in the units of the features.
-        even = rows
-        if variance is None and rcond is None:
-            even = rows * unit_scales(side, rows)
-        with full_precision(rows):
-            u, s, _ = torch.linalg.svd(even, full_matrices=False)
-        noise = max(rows.shape) * torch.finfo(side.dtype).eps if rcond is None else rcond
-        kept = s > noise * s[0]
-        if variance is not None:
-            energy = s.square()
-            before = energy.cumsum(0) - energy
-            kept = kept & (before < variance * energy.sum())
-        kept[0] = s[0] > 0
-        sides.append(_Side(rows, u * kept, kept.sum()))
-    first, second = sides
-    warn_of_few_rows(len(pair.x), first.rank, second.rank)
-    return pair, first, second
+    # Variance and shares of it are in the units of the features, and `rcond` is of what was given.
+    in_units = variance is None and rcond is None
+    first, second = (
+        directions(side, eps, rcond=rcond, in_units=in_units)
+        for side, eps in zip(pair[:2], pair.eps, strict=True)
+    )
+    if variance is not None:
+        first, second = _carrying(first, variance), _carrying(second, variance)
+    rank_x, rank_y = first.live.sum(), second.live.sum()
+    warn_of_few_rows(len(pair.x), rank_x, rank_y)
+    return _Bases(pair, first, second, torch.minimum(rank_x, rank_y))
+
+
+def _carrying(side: Directions, variance: float) -> Directions:
+    """The fewest directions that carry this share of the variance, at least one."""
+    energy = side.s.square()
+    before = energy.cumsum(0) - energy
+    first = torch.arange(len(energy), device=energy.device) == 0
+    return side._replace(live=side.live & (first | (before < variance * energy.sum())))
+
+
+def _mean_correlation(bases: _Bases) -> Tensor:
+    rho = torch.linalg.svdvals(bases.x.basis.mT @ bases.y.basis).clamp(0, 1)
+    return bases.pair.result(rho.sum() / bases.size)

@@ -1,49 +1,24 @@
 """Centred kernel alignment: do two spaces agree on which items are alike?
 
 The Hilbert-Schmidt independence criterion (HSIC) is the inner product of two centred matrices of
-similarities, CKA its cosine. Here nothing is centred by a matrix of its own, products are summed in
-float64, and the estimators come biased and debiased.
+similarities, CKA its cosine; the estimators come biased and debiased. For rows that arrive in
+batches see `relreps.metrics.CKA` and `relreps.metrics.MinibatchCKA`.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from typing import Self
-
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import full_precision
-from relreps.metrics.hsic import (
-    batch_hsic,
-    by_unit,
-    change,
-    debias,
-    first_row,
-    gram_hsic,
-    in_units,
-    linear_hsic,
-    need,
-    rbf,
-    squared_rounding,
-    to_length,
-)
-from relreps.metrics.paired import (
-    cosine,
-    noise,
-    paired_rows,
-    power_of_two,
-    rounding,
-    undefined,
-)
-from relreps.moments import FeatureMoments, Moments, RowMoments
+from relreps.metrics.hsic import FEWEST, InnerProducts, batch_hsic, hsic
+from relreps.metrics.kernels import Kernel, KernelLike, resolve_kernel
+from relreps.metrics.paired import Pair, paired_rows
 
-#: Why a side may have no product with itself.
-_NO_KERNEL = "at least half of the distances are zero, or all similarities are equal"
-_NO_BATCH = "in every batch all similarities are equal, or no median distance is above zero"
+#: Why a side may have no HSIC with itself in any batch.
+NO_BATCH = "in every batch all similarities are equal, or no median distance is above zero"
+
+_LINEAR = resolve_kernel("linear")
 
 
 def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
@@ -80,15 +55,13 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
     References:
         Kornblith et al., arXiv:1905.00414; the unbiased HSIC: Song et al. 2012, JMLR 13.
     """
-    pair = paired_rows(x, y, *need(debiased))
-    with full_precision(pair.x):
-        return pair.ratio(linear_hsic(pair.x, pair.y, debiased))
+    return _cka(x, y, _LINEAR, debiased)
 
 
 def kernel_cka(
     x: Tensor,
     y: Tensor,
-    kernel: str = "rbf",
+    kernel: KernelLike = "rbf",
     bandwidth: float = 1.0,
     debiased: bool = False,
 ) -> Tensor:
@@ -107,13 +80,19 @@ def kernel_cka(
     Args:
         x: First encoding.
         y: Second encoding of the same items, in the same order.
-        kernel: ``"rbf"``, or ``"linear"``, which is `linear_cka`.
+        kernel: ``"rbf"``; ``"linear"``, which is `linear_cka`; or a function of rows and rows of
+            one side, ``(N, D), (N, D) -> (N, N)``, such as `relreps.similarity.cosine`. It gets
+            them in the units they were given in, and CKA is differentiable if it is.
         bandwidth: Width of the kernel :math:`b` as a multiple of the median distance; "rbf" only.
         debiased: Take the unbiased estimate of each inner product; needs 4 rows.
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]; debiased, in [-1, 1]. NaN
-          with a `NumericalWarning` if at least half of the distances of a side are zero.
+          with a `NumericalWarning` if at least half of the distances of a side are zero ("rbf"),
+          or if all similarities of a side are equal.
+
+    Raises:
+        ValueError: The function does not give a tensor ``(N, N)`` for N rows.
 
     Example:
         >>> x = torch.eye(3)
@@ -123,17 +102,12 @@ def kernel_cka(
     References:
         Kornblith et al., arXiv:1905.00414.
     """
-    checks.check_choice("kernel", kernel, ("rbf", "linear"))
-    checks.check_positive("bandwidth", bandwidth)
-    if kernel == "linear":
-        return linear_cka(x, y, debiased)
-    pair = paired_rows(x, y, *need(debiased))
-    with full_precision(pair.x):
-        kernels = rbf(pair.x, bandwidth), rbf(pair.y, bandwidth)
-        return pair.ratio(gram_hsic(*kernels, debiased, rounding(pair.x)), _NO_KERNEL)
+    return _cka(x, y, resolve_kernel(kernel, bandwidth), debiased)
 
 
-def minibatch_cka(x: Tensor, y: Tensor, batch_size: int = 256, kernel: str = "linear") -> Tensor:
+def minibatch_cka(
+    x: Tensor, y: Tensor, batch_size: int = 256, kernel: KernelLike = "linear"
+) -> Tensor:
     r"""CKA from batches: the average unbiased HSIC of each kind, then their ratio.
 
     .. math:: \frac{\sum_b h_b(X, Y)}{\sqrt{\sum_b h_b(X, X) \sum_b h_b(Y, Y)}}
@@ -149,10 +123,12 @@ def minibatch_cka(x: Tensor, y: Tensor, batch_size: int = 256, kernel: str = "li
         x: First encoding.
         y: Second encoding of the same items, in the same order.
         batch_size: Rows of a batch, about; at least 4.
-        kernel: ``"linear"`` or ``"rbf"`` with the median distance of the batch.
+        kernel: ``"linear"``, ``"rbf"`` with the median distance of the batch, or a function
+            ``(b, D), (b, D) -> (b, b)``, as in `kernel_cka`.
 
     Shape:
-        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [-1, 1].
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [-1, 1]. NaN with a
+          `NumericalWarning` if no batch has anything to say of a side.
 
     Example:
         >>> x = torch.randn(100, 3)
@@ -162,214 +138,20 @@ def minibatch_cka(x: Tensor, y: Tensor, batch_size: int = 256, kernel: str = "li
     References:
         Nguyen, Raghu and Kornblith, arXiv:2010.15327.
     """
-    checks.check_choice("kernel", kernel, ("linear", "rbf"))
-    checks.check_size("batch_size", batch_size, need(True)[0])
-    pair = paired_rows(x, y, *need(True))
-    batches = max(1, round(x.shape[0] / batch_size))
+    resolved = resolve_kernel(kernel)
+    checks.check_size("batch_size", batch_size, FEWEST[True][0])
+    pair = paired_rows(x, y, *FEWEST[True], rescaled=resolved.degree is not None)
+    # As many batches as come nearest to the size, and none with fewer rows than it takes.
+    batches = max(1, min(round(len(pair.x) / batch_size), len(pair.x) // FEWEST[True][0]))
     parts = zip(pair.x.tensor_split(batches), pair.y.tensor_split(batches), strict=True)
-    with full_precision(pair.x):
-        hsic = torch.stack([torch.stack(batch_hsic(a, b, kernel)) for a, b in parts])
-        return pair.ratio(list(hsic.mean(0)), _NO_BATCH)
+    sums = [batch_hsic(pair._replace(x=a, y=b), resolved) for a, b in parts]
+    return _cosine(pair, InnerProducts(*torch.stack(sums).mean(0)), NO_BATCH)
 
 
-class CKA(nn.Module):
-    r"""Linear CKA of rows that arrive in batches; equal to `linear_cka` of all of them.
-
-    It keeps means and products of features, never rows: :math:`O((D + E)^2)` memory. The size of
-    the first batch is the unit of all. For the debiased form each row carries its squared length
-    about a fixed shift, the mean of the first batch, as one more feature: what its formula needs to
-    know about the final means is linear in the products of these longer rows.
-
-    Args:
-        in_features: Width D of ``x``.
-        out_features: Width E of ``y``.
-        debiased: As in `linear_cka`.
-
-    Example:
-        >>> cka = CKA(3, 3)
-        >>> for batch in torch.randn(5, 10, 3):
-        ...     _ = cka.update(batch, 2 * batch)
-        >>> round(float(cka.compute()), 6)
-        1.0
-    """
-
-    def __init__(self, in_features: int, out_features: int, debiased: bool = False) -> None:
-        super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("out_features", out_features)
-        self.in_features, self.out_features = in_features, out_features
-        self.debiased = debiased
-        self.moments = Moments(in_features + debiased, out_features + debiased)
-        # One row for each side: the mean of its first batch, and the size of that batch.
-        self.first_x = FeatureMoments(in_features + 1)
-        self.first_y = FeatureMoments(out_features + 1)
-        self.squared_rounding = FeatureMoments(2)  # of a number of x and of y
-
-    @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor) -> Self:
-        """Add paired rows ``(N, D)`` and ``(N, E)``. :math:`O(N (D + E)^2)`."""
-        checks.check_rows("x", x, self.in_features, minimum=0)
-        checks.check_rows("y", y, self.out_features, minimum=0)
-        checks.check_paired(x, y)
-        checks.check_finite("x", x)
-        checks.check_finite("y", y)
-        if x.shape[0]:
-            if not bool(self.first_x.count):
-                self.first_x.update(first_row(x))
-                self.first_y.update(first_row(y))
-            firsts = self.first_x.mean, self.first_y.mean
-            self.moments.update(
-                *(in_units(*side, self.debiased) for side in zip((x, y), firsts, strict=True))
-            )
-            self.squared_rounding.update(squared_rounding(x, y).expand(x.shape[0], 2))
-        return self
-
-    def compute(self) -> Tensor:
-        """CKA of all rows so far, a float64 scalar; NaN with a warning if a side is constant."""
-        n = int(self.moments.count)
-        fewest, what = need(self.debiased)
-        if n < fewest:
-            raise ValueError(f"CKA must have seen at least {fewest} rows for {what}, got {n}.")
-        moments, eps = self.moments, self.squared_rounding.mean.sqrt().tolist()
-        d, e = self.in_features, self.out_features
-        c_xx, c_xy, c_yy = moments.scatter_xx, moments.scatter_xy, moments.scatter_yy
-        for name, mean, first, scatter, rounded in (
-            ("x", moments.mean_x[:d], self.first_x.mean, c_xx[:d, :d], eps[0]),
-            ("y", moments.mean_y[:e], self.first_y.mean, c_yy[:e, :e], eps[1]),
-        ):
-            if self.debiased:
-                mean = mean + first[:-1] / power_of_two(first[-1])
-            # The rule of `varying`, for the deviations that rounding by `rounded` leaves.
-            spread = (scatter.diagonal().clamp(min=0) / n).sqrt()
-            if not bool((spread > 4 * rounded * mean.abs()).any()):
-                undefined(f"all rows of `{name}` are the same")
-                return scatter.new_tensor(math.nan)
-        # In units of the total variances, whose squares can be squared.
-        r, s = c_xx[:d, :d].trace().sqrt(), c_yy[:e, :e].trace().sqrt()
-        parts = c_xy[:d, :e] / r / s, c_xx[:d, :d] / r / r, c_yy[:e, :e] / s / s
-        xy, xx, yy = (part.square().sum() for part in parts)
-        floors = noise(xx, eps[0], exact=False), noise(yy, eps[1], exact=False)
-        if self.debiased:
-            to_r, to_s = to_length(moments.mean_x) / r / r, to_length(moments.mean_y) / s / s
-            xy = debias(xy, to_r @ c_xy @ to_s + 1 / n, 1, n)
-            xx = debias(xx, to_r @ c_xx @ to_r + 1 / n, 1, n)
-            yy = debias(yy, to_s @ c_yy @ to_s + 1 / n, 1, n)
-        return cosine([xy, xx, yy, *floors], "its similarities are all equal")
-
-    def reset(self) -> Self:
-        """Forget everything."""
-        for part in (self.moments, self.first_x, self.first_y, self.squared_rounding):
-            part.reset()
-        return self
-
-    def merge(self, other: Self) -> Self:
-        """Add what another one of the same kind and sizes has seen."""
-        if type(other) is not type(self) or other.extra_repr() != self.extra_repr():
-            raise ValueError(
-                f"`other` must be a CKA({self.extra_repr()}), got {other}. Merge equal sizes."
-            )
-        if bool(other.moments.count):
-            if not bool(self.first_x.count):
-                self.first_x.merge(other.first_x)
-                self.first_y.merge(other.first_y)
-            self.moments._add(other._as_if_first(self.first_x.mean, self.first_y.mean))
-            self.squared_rounding.merge(other.squared_rounding)
-        return self
-
-    def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Put together what all processes have seen; every process then holds the whole."""
-        before = copy.deepcopy(self)
-        for part in (self.first_x, self.first_y, self.squared_rounding):
-            part.all_reduce(group)
-        moments = before._as_if_first(self.first_x.mean, self.first_y.mean)
-        self.moments.reset()._add(moments).all_reduce(group)
-        return self
-
-    def _as_if_first(self, first_x: Tensor, first_y: Tensor) -> RowMoments:
-        """The moments, had these been the first rows."""
-        total, (mean_x, mean_y), (xx, xy, yy) = self.moments.state()
-        unit_x, unit_y = power_of_two(first_x[-1]), power_of_two(first_y[-1])
-        by_x = power_of_two(self.first_x.mean[-1]) / unit_x
-        by_y = power_of_two(self.first_y.mean[-1]) / unit_y
-        if not self.debiased:
-            scatters = xx * by_x * by_x, xy * by_x * by_y, yy * by_y * by_y
-            return RowMoments(total, (mean_x * by_x, mean_y * by_y), scatters)
-        to_x, plus_x = change(by_x, (first_x - self.first_x.mean)[:-1] / unit_x)
-        to_y, plus_y = change(by_y, (first_y - self.first_y.mean)[:-1] / unit_y)
-        scatters = to_x.mT @ xx @ to_x, to_x.mT @ xy @ to_y, to_y.mT @ yy @ to_y
-        return RowMoments(total, (mean_x @ to_x + plus_x, mean_y @ to_y + plus_y), scatters)
-
-    def extra_repr(self) -> str:
-        """Constructor call."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"debiased={self.debiased}"
-        )
+def _cka(x: Tensor, y: Tensor, kernel: Kernel, debiased: bool) -> Tensor:
+    pair = paired_rows(x, y, *FEWEST[debiased], rescaled=kernel.degree is not None)
+    return _cosine(pair, hsic(pair, kernel, debiased), kernel.why)
 
 
-class MinibatchCKA(nn.Module):
-    """`minibatch_cka` of batches that arrive one by one; a few numbers are all it keeps.
-
-    Every batch counts alike, so give it batches of one size. A batch in which a side is constant
-    (or has no median distance, which is the width of ``"rbf"``) adds nothing for that side. Use
-    `CKA` for the exact linear measure; this one is for kernels, and for spaces so wide that
-    products of features do not fit.
-
-    Args:
-        kernel: ``"linear"`` or ``"rbf"``, with the median distance of each batch.
-
-    Example:
-        >>> cka = MinibatchCKA()
-        >>> for batch in torch.randn(5, 10, 3):
-        ...     _ = cka.update(batch, 2 * batch)
-        >>> round(float(cka.compute()), 6)
-        1.0
-
-    References:
-        Nguyen, Raghu and Kornblith, arXiv:2010.15327.
-    """
-
-    def __init__(self, kernel: str = "linear") -> None:
-        super().__init__()
-        checks.check_choice("kernel", kernel, ("linear", "rbf"))
-        self.kernel = kernel
-        self.stream = FeatureMoments(5)  # HSIC of x and y, of x, of y; noise of the last two
-
-    @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor) -> Self:
-        """Add one batch of at least 4 paired rows ``(N, D)`` and ``(N, E)``."""
-        pair = paired_rows(x, y, *need(True), rescaled=False, streamed=True)
-        with full_precision(pair.x):
-            (first, a), (second, b) = (by_unit(side) for side in (pair.x, pair.y))
-            hsic = torch.stack(batch_hsic(first, second, self.kernel))
-        if self.kernel == "linear":
-            hsic = hsic * torch.stack((a * b, a * a, b * b, a * a, b * b)).to(hsic)
-        self.stream.update(hsic[None])
-        return self
-
-    def compute(self) -> Tensor:
-        """CKA of the batches so far, a float64 scalar; NaN with a warning if a side is constant."""
-        if not bool(self.stream.count):
-            raise ValueError("MinibatchCKA must have seen at least one batch, got none.")
-        return cosine(list(self.stream.mean), _NO_BATCH)
-
-    def reset(self) -> Self:
-        """Forget everything."""
-        self.stream.reset()
-        return self
-
-    def merge(self, other: Self) -> Self:
-        """Add what another one with the same kernel has seen."""
-        if type(other) is not type(self) or other.kernel != self.kernel:
-            raise ValueError(f"`other` must be a MinibatchCKA({self.kernel!r}), got {other}.")
-        self.stream.merge(other.stream)
-        return self
-
-    def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Put together what all processes have seen; every process then holds the whole."""
-        self.stream.all_reduce(group)
-        return self
-
-    def extra_repr(self) -> str:
-        """Constructor call."""
-        return f"kernel={self.kernel!r}"
+def _cosine(pair: Pair, products: InnerProducts, why: str) -> Tensor:
+    return pair.result(products.cosine(why if pair.speaks else None))

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial, reduce
+from operator import add
 
 import torch
 from torch import Tensor
 
-from relreps._core import checks
+from relreps._core import blocks, checks
 from relreps._core.linalg import as_float64, full_precision, unit_rows
-from relreps.metrics.hsic import centred_hsic
-from relreps.metrics.paired import centred, noise, paired_rows, rounding, varying
-from relreps.moments import RowMoments, elementwise, merged, row_moments
+from relreps.metrics.hsic import InnerProducts, from_sums, products, similarity_noise
+from relreps.metrics.paired import Pair, centered, paired_rows
+from relreps.moments import RowMoments, elementwise, row_moments
 
-#: Distances computed at once.
-_BLOCK = 1 << 20
+#: From rows and rows to the distances of each to each, ``(N, D), (M, D) -> (N, M)``.
+Distances = Callable[[Tensor, Tensor], Tensor]
+
+#: From the distances of all pairs in two spaces, ``(P,), (P,)``, to one number.
+Comparison = Callable[[Tensor, Tensor], Tensor]
 
 _PAIRS = ((0, 1), (0, 0), (1, 1))
+_ALL_EQUAL = "its distances are all equal"
 
 
-def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman") -> Tensor:
+def rsa(
+    x: Tensor,
+    y: Tensor,
+    rdm: str | Distances = "euclidean",
+    compare: str | Comparison = "spearman",
+) -> Tensor:
     r"""Representational similarity: do two spaces order the pairs of items alike?
 
     .. math:: \operatorname{corr}\bigl( (d(x_i, x_j))_{i<j},\ (d(y_i, y_j))_{i<j} \bigr)
@@ -34,13 +45,19 @@ def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman")
     Args:
         x: First encoding.
         y: Second encoding of the same items, in the same order.
-        rdm: Distance within each space: ``"euclidean"``, ``"cosine"``, or ``"correlation"`` (one
-            minus the correlation of two rows over their features, which a rotation changes).
-        compare: ``"spearman"``, ``"pearson"`` or ``"cosine"``.
+        rdm: Distance within each space: ``"euclidean"``, ``"cosine"``, ``"correlation"`` (one
+            minus the correlation of two rows over their features, which a rotation changes), or a
+            function of rows and rows ``(N, D), (M, D) -> (N, M)``, such as `relreps.similarity.l1`,
+            which gets them in the units they were given in, some at a time.
+        compare: ``"spearman"``, ``"pearson"``, ``"cosine"``, or a function of the distances of all
+            pairs in either space, ``(P,), (P,) -> scalar`` with P = N (N - 1) / 2.
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`, at least 3 rows. Output: scalar in [-1, 1]. NaN with
           a `NumericalWarning` if all rows of a side are the same, or all distances equal.
+
+    Raises:
+        ValueError: A function does not give what it has to, or a name is not known.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [3.0]])
@@ -50,32 +67,21 @@ def rsa(x: Tensor, y: Tensor, rdm: str = "euclidean", compare: str = "spearman")
     References:
         Kriegeskorte, Mur and Bandettini 2008, Front. Syst. Neurosci. 2:4.
     """
-    checks.check_choice("rdm", rdm, ("euclidean", "cosine", "correlation"))
-    checks.check_choice("compare", compare, ("spearman", "pearson", "cosine"))
-    euclidean = rdm == "euclidean"
-    pair = paired_rows(x, y, 3, "a correlation of distances", rescaled=euclidean)
-    eps = rounding(pair.x)
-    # Cosines are rounded as numbers of size 1, however near two rows are.
-    size = 0 if euclidean else 1
+    if not callable(compare):
+        checks.check_choice("compare", compare, ("spearman", "pearson", "cosine"))
+    distances = _resolved(rdm)
+    pair = paired_rows(x, y, 3, "a correlation of distances", rescaled=distances.rescaled)
     with full_precision(pair.x):
-        blocks = _upper_triangles(pair.x, pair.y, rdm)
+        parts = _upper_triangles(pair, distances)
+        if callable(compare):
+            return pair.result(_compared(compare, *map(torch.cat, zip(*parts, strict=True))))
         if compare == "spearman":
             with torch.no_grad():
-                sides = zip(*blocks, strict=True)
-                parts = iter([tuple(_mean_ranks(torch.cat(side), size) for side in sides)])
+                a, b = map(torch.cat, zip(*parts, strict=True))
+                sums = _of_ranks(a, b, distances, pair.eps)
         else:
-            parts = blocks
-        moments = reduce(partial(merged, pairs=_PAIRS), (_moments(*part) for part in parts))
-        products = [s.sum() for s in moments.scatters]
-        a, b = (mean.sum() for mean in moments.means)
-        means = [moments.total * mean for mean in (a * b, a * a, b * b)]
-        floors = [noise(mean + moments.total * size, eps) for mean in means[1:]]
-        if compare == "cosine":
-            products = list(map(torch.add, products, means))
-            floors = [noise(moments.total * size, eps)] * 2
-        elif compare == "spearman":
-            floors = [torch.zeros_like(product) for product in products[1:]]
-        return pair.ratio(products + floors, "its distances are all equal")
+            sums = _of_distances(parts, distances, pair.eps, centered=compare == "pearson")
+        return pair.result(sums.cosine(_ALL_EQUAL if pair.speaks else None))
 
 
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
@@ -106,40 +112,91 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
         Szekely and Rizzo, arXiv:1310.2926.
     """
     pair = paired_rows(x, y, 4, "the debiased estimator")
-    sums: list[list[Tensor]] = []
-    lengths: tuple[list[Tensor], list[Tensor]] = ([], [])
+    distances = _resolved("euclidean")
+    parts, of_x, of_y = [], [], []
     with full_precision(pair.x):
-        from_x, from_y = _distances(pair.x, "euclidean"), _distances(pair.y, "euclidean")
-        for block in _row_blocks(pair.x.shape[0]):
-            a, b = as_float64(from_x(block, 0)), as_float64(from_y(block, 0))
-            sums.append([(a * b).sum(), (a * a).sum(), (b * b).sum()])
-            lengths[0].append(a.sum(-1))
-            lengths[1].append(b.sum(-1))
-        totals = [torch.stack(kind).sum() for kind in zip(*sums, strict=True)]
-        rows = torch.cat(lengths[0]), torch.cat(lengths[1])
-        hsic = centred_hsic(totals, *rows, debiased=True, eps=rounding(pair.x))
-        return pair.ratio(hsic, "its distances are all equal")
+        from_x, from_y = distances.of(pair.x), distances.of(pair.y)
+        for rows in _row_blocks(pair.x):
+            a, b = as_float64(from_x(rows, 0)), as_float64(from_y(rows, 0))
+            parts.append(torch.stack(products(a, b)))
+            of_x.append(a.sum(-1))
+            of_y.append(b.sum(-1))
+        sums = torch.stack(parts).sum(0).unbind()
+        hsic = from_sums(sums, torch.cat(of_x), torch.cat(of_y), pair.eps, debiased=True)
+        return pair.result(hsic.cosine(_ALL_EQUAL if pair.speaks else None))
 
 
-def _row_blocks(n: int) -> Iterator[slice]:
-    step = max(1, _BLOCK // n)
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+@dataclass(frozen=True)
+class _Dissimilarity:
+    """Distances within a space, resolved once.
+
+    Attributes:
+        prepare: What is done to all rows first.
+        between: From prepared rows ``(N, D)`` and ``(M, D)`` to their distances ``(N, M)``.
+        rescaled: Whether rows may be brought to another unit.
+        size: What numbers distances are rounded as, besides their own size.
+    """
+
+    prepare: Callable[[Tensor], Tensor]
+    between: Distances
+    rescaled: bool = False
+    size: float = 0.0
+
+    def of(self, x: Tensor) -> Callable[[slice, int], Tensor]:
+        """Function of some rows to their distances to all rows from a certain one on."""
+        x = self.prepare(x)
+        return lambda rows, start: self.between(x[rows], x[start:])
 
 
-def _distances(x: Tensor, rdm: str) -> Callable[[slice, int], Tensor]:
-    """Function of some rows to their distances to all rows from a certain one on."""
+def _resolved(rdm: str | Distances) -> _Dissimilarity:
+    if callable(rdm):
+        return _Dissimilarity(lambda x: x, partial(_given, rdm))
+    checks.check_choice("rdm", rdm, ("euclidean", "cosine", "correlation"))
     if rdm == "euclidean":
-        x = centred(x)
-        exact = "donot_use_mm_for_euclid_dist"
-        return lambda rows, start: torch.cdist(x[rows], x[start:], compute_mode=exact)
-    unit = unit_rows(x - x.mean(-1, keepdim=True) if rdm == "correlation" else x)
-    return lambda rows, start: 1 - unit[rows] @ unit[start:].mT
+        exact = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
+        return _Dissimilarity(centered, exact, rescaled=True)
+    # Cosines are rounded as numbers of size 1, however near two rows are.
+    prepare = unit_rows if rdm == "cosine" else _unit_rows_about_own_mean
+    return _Dissimilarity(prepare, lambda a, b: 1 - a @ b.mT, size=1.0)
 
 
-def _upper_triangles(x: Tensor, y: Tensor, rdm: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _unit_rows_about_own_mean(x: Tensor) -> Tensor:
+    return unit_rows(x - x.mean(-1, keepdim=True))
+
+
+def _given(rdm: Distances, a: Tensor, b: Tensor) -> Tensor:
+    """What a function of the user gives, if it can be used."""
+    found = rdm(a, b)
+    shape, wanted = tuple(getattr(found, "shape", ())), (len(a), len(b))
+    if not isinstance(found, Tensor) or shape != wanted:
+        raise ValueError(
+            f"`rdm` must give a tensor {wanted} for {len(a)} and {len(b)} rows, got a "
+            f"{type(found).__name__} of shape {shape}. It is called with some rows and others: "
+            "`torch.cdist`."
+        )
+    return found
+
+
+def _compared(compare: Comparison, a: Tensor, b: Tensor) -> Tensor:
+    """What a function of the user gives, if it is one number."""
+    value = compare(a, b)
+    if not isinstance(value, Tensor) or value.shape != ():
+        raise ValueError(
+            "`compare` must give a scalar tensor for the distances of all pairs in two spaces, got "
+            f"a {type(value).__name__} of shape {tuple(getattr(value, 'shape', ()))}."
+        )
+    return value
+
+
+def _row_blocks(x: Tensor) -> Iterator[slice]:
+    step = blocks.rows_of_table(len(x), x.dtype)
+    return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
+
+
+def _upper_triangles(pair: Pair, rdm: _Dissimilarity) -> Iterator[tuple[Tensor, Tensor]]:
     """Distances of every pair of rows, once, in both spaces, in blocks."""
-    from_x, from_y = _distances(x, rdm), _distances(y, rdm)
-    for rows in _row_blocks(x.shape[0]):
+    from_x, from_y = rdm.of(pair.x), rdm.of(pair.y)
+    for rows in _row_blocks(pair.x):
         a, b = from_x(rows, rows.start), from_y(rows, rows.start)
         i, j = torch.triu_indices(a.shape[0], a.shape[1], 1, device=a.device)
         yield a[i, j], b[i, j]
@@ -149,15 +206,37 @@ def _moments(a: Tensor, b: Tensor) -> RowMoments:
     return row_moments(a[:, None], b[:, None], pairs=_PAIRS, product=elementwise)
 
 
-def _mean_ranks(values: Tensor, size: float) -> Tensor:
-    """Ranks from 1, in float64; equal values share the mean of theirs.
+def _of_distances(
+    parts: Iterable[tuple[Tensor, Tensor]],
+    rdm: _Dissimilarity,
+    eps: tuple[float, float],
+    centered: bool,
+) -> InnerProducts:
+    """Inner products of the distances in two spaces, about their means or about zero."""
+    moments = reduce(add, (_moments(*part) for part in parts))
+    about_zero = moments.about_zero()
+    xy, xx, yy = (scatter.sum() for scatter in (moments if centered else about_zero).scatters)
+    # Equal distances are no signal, unless they are compared about zero: there none are noise but
+    # those that are zero up to the rounding of `size`.
+    squares = [scatter.sum() * centered for scatter in about_zero.scatters[1:]]
+    size = moments.total * rdm.size
+    noise = (similarity_noise(s + size, e) for s, e in zip(squares, eps, strict=True))
+    return InnerProducts(xy, xx, yy, *noise)
 
-    All are equal if they differ by no more than a distance is rounded, about as much as a number of
-    their size, or of ``size``.
-    """
-    largest = max(float(values.max()), size)
-    if not bool(varying(values, 4 * largest)):
-        return as_float64(torch.zeros_like(values))
+
+def _of_ranks(a: Tensor, b: Tensor, rdm: _Dissimilarity, eps: tuple[float, float]) -> InnerProducts:
+    """Inner products of the centred ranks of distances; those of equal distances are none."""
+    xy, xx, yy = (s.sum() for s in _moments(_mean_ranks(a), _mean_ranks(b)).scatters)
+    noise = []
+    for side, rounding in zip((a, b), eps, strict=True):
+        wide = as_float64(side)
+        left = similarity_noise(wide.square().sum() + len(wide) * rdm.size, rounding)
+        noise.append(torch.where((wide - wide.mean()).square().sum() > left, 0.0, torch.inf))
+    return InnerProducts(xy, xx, yy, *noise)
+
+
+def _mean_ranks(values: Tensor) -> Tensor:
+    """Ranks from 1, in float64; equal values share the mean of theirs."""
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
     last = as_float64(counts.cumsum(0))
     return (last - (as_float64(counts) - 1) / 2)[place]

@@ -8,7 +8,7 @@ from relreps import topo_loss
 from relreps.metrics.paired import paired_rows
 
 
-def rtd_lite(x: Tensor, y: Tensor, quantile: float = 0.9) -> Tensor:
+def rtd_lite(x: Tensor, y: Tensor, *, quantile: float = 0.9) -> Tensor:
     r"""Divergence of two spaces by their spanning trees, as in `relreps.topo_loss.rtd_lite`.
 
     That function takes batches of clouds and is the one for a loss; this one is a measure like the

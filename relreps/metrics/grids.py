@@ -1,4 +1,4 @@
-"""One measure for every pair of layers of two networks, from batches that come once.
+"""Grids: one measure for every pair of layers of two networks, from batches that come once.
 
 What a measure needs to know about one layer alone is computed once for that layer, and not again
 for each of its partners.
@@ -16,10 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core.linalg import full_precision
-from relreps.metrics.cka import _NO_BATCH, CKA, MinibatchCKA
-from relreps.metrics.hsic import first_row, in_units, squared_rounding, unbiased_gram
-from relreps.metrics.paired import cosine
-from relreps.moments import RowMoments, merged, outer, row_moments
+from relreps._core.rounding import rounding_of
+from relreps._core.warnings import warn
+from relreps.metrics.cka import NO_BATCH
+from relreps.metrics.cka_stream import CKA, Frame, MinibatchCKA, cka_of_moments, rounding_squared
+from relreps.metrics.hsic import FEWEST, InnerProducts, unbiased_gram
+from relreps.metrics.kernels import KernelLike, resolve_kernel
+from relreps.moments import RowMoments, outer, row_moments
 
 #: Names of the layers of both networks.
 Names = tuple[list[str], list[str]]
@@ -96,10 +99,9 @@ class _CKAGrid:
     """Moments of each layer, and of each pair."""
 
     def __init__(self, make: Callable[[int, int], CKA]) -> None:
-        self._make = make
         self._debiased = make(1, 1).debiased
         self._num_a = 0
-        self._firsts: list[Tensor] = []
+        self._frames: list[Frame] = []
         self._rounding: list[Tensor] = []
         self._pairs: tuple[tuple[int, int], ...] = ()
         self._seen: RowMoments | None = None
@@ -107,72 +109,63 @@ class _CKAGrid:
     def update(self, a: list[Tensor], b: list[Tensor]) -> None:
         """Add a batch."""
         sides = [*a, *b]
-        if self._seen is None:
+        if not self._frames:
             self._num_a = len(a)
-            self._firsts = [first_row(side) for side in sides]
-            self._pairs = self._index()
-        self._rounding.append(squared_rounding(a[0], b[0]))
-        firsts = (first[0] for first in self._firsts)
-        rows = [in_units(x, f, self._debiased) for x, f in zip(sides, firsts, strict=True)]
+            self._frames = [Frame.of(side, self._debiased) for side in sides]
+            layers = range(len(sides))
+            across = ((i, j) for i in layers[: len(a)] for j in layers[len(a) :])
+            self._pairs = (*((i, i) for i in layers), *across)
+        rows = [frame.rows(side) for frame, side in zip(self._frames, sides, strict=True)]
         new = row_moments(*rows, pairs=self._pairs, product=outer)
-        self._seen = new if self._seen is None else merged(self._seen, new, self._pairs, outer)
+        self._seen = new if self._seen is None else self._seen + new
+        self._rounding.append(rounding_squared(a[0], b[0]))
 
     def compute(self, names: Names) -> Tensor:
         """Scores of all batches so far."""
         assert self._seen is not None
-        scatters = dict(zip(self._pairs, self._seen.scatters, strict=True))
-        return _table(names, lambda i, j: self._cka(i, self._num_a + j, scatters).compute())
+        seen, eps = self._seen, torch.cat(self._rounding).mean(0)
 
-    def _cka(self, i: int, j: int, scatters: dict[tuple[int, int], Tensor]) -> CKA:
-        """The stream that has seen layers i and j."""
-        assert self._seen is not None
-        means, first_x, first_y = self._seen.means, self._firsts[i], self._firsts[j]
-        cka = self._make(first_x.shape[1] - 1, first_y.shape[1] - 1).to(self._seen.total.device)
-        parts = scatters[i, i], scatters[i, j], scatters[j, j]
-        cka.moments._add(RowMoments(self._seen.total, (means[i], means[j]), parts))
-        cka.first_x.update(first_x)
-        cka.first_y.update(first_y)
-        cka.squared_rounding.update(torch.cat(self._rounding))
-        return cka
+        def score(i: int, j: int) -> Tensor:
+            pair = i, self._num_a + j
+            return cka_of_moments(seen.of(*pair), [self._frames[k] for k in pair], eps)
 
-    def _index(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of layers, by position: each with itself, each of one side with each other one."""
-        layers = range(len(self._firsts))
-        a, b = layers[: self._num_a], layers[self._num_a :]
-        return (*((i, i) for i in layers), *((i, j) for i in a for j in b))
+        return _table(names, score)
 
 
 class _MinibatchCKAGrid:
     """All pairs of layers are one product of their `unbiased_gram` matrices, laid out as rows."""
 
-    def __init__(self, kernel: str) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: KernelLike) -> None:
+        self._kernel = resolve_kernel(kernel)
         self._sums: list[Tensor] = []
 
     def update(self, a: list[Tensor], b: list[Tensor]) -> None:
         """Add a batch."""
         n = len(a[0])
-        if n < 4:
+        if n < FEWEST[True][0]:
             raise ValueError(
                 f"Each batch of `loader` must have at least 4 rows, got {n}. If it is the last one "
                 "that has so few, leave it out: `DataLoader(..., drop_last=True)`."
             )
         with full_precision(a[0]):
-            sides = [[unbiased_gram(x, self._kernel) for x in side] for side in (a, b)]
+            sides = [
+                [unbiased_gram(x, self._kernel, rounding_of(x.dtype)) for x in side]
+                for side in (a, b)
+            ]
         (first, noise_a), (second, noise_b) = (
             map(torch.stack, zip(*side, strict=True)) for side in sides
         )
         squares = first.square().sum(1), second.square().sum(1)
-        hsic = [h / (n * (n - 3)) for h in (first @ second.mT, *squares, noise_a, noise_b)]
-        self._sums = list(map(torch.add, self._sums, hsic)) if self._sums else hsic
+        new = [h / (n * (n - 3)) for h in (first @ second.mT, *squares, noise_a, noise_b)]
+        self._sums = list(map(torch.add, self._sums, new)) if self._sums else new
 
     def compute(self, names: Names) -> Tensor:
         """Scores of all batches so far."""
         cross, self_a, self_b, noise_a, noise_b = self._sums
 
         def score(i: int, j: int) -> Tensor:
-            sums = [cross[i, j], self_a[i], self_b[j], noise_a[i], noise_b[j]]
-            return cosine(sums, _NO_BATCH)
+            sums = InnerProducts(cross[i, j], self_a[i], self_b[j], noise_a[i], noise_b[j])
+            return sums.cosine(NO_BATCH)
 
         return _table(names, score)
 
@@ -185,7 +178,7 @@ def _table(names: Names, score: Callable[[int, int], Any]) -> Tensor:
         score: Of a row and a column, by position.
     """
     rows: list[list[float]] = []
-    said: dict[str, type[Warning]] = {}
+    said: dict[str, type[UserWarning]] = {}
     for i, a in enumerate(names[0]):
         rows.append([])
         for j, b in enumerate(names[1]):
@@ -200,7 +193,7 @@ def _table(names: Names, score: Callable[[int, int], Any]) -> Tensor:
             rows[-1].append(float(value))
             for warning in caught:
                 text = str(warning.message).replace("`x`", f"`{a}`").replace("`y`", f"`{b}`")
-                said[text] = warning.category
+                said[text] = warning.category  # type: ignore[assignment]
     for text, category in said.items():
-        warnings.warn(text, category, stacklevel=5)
+        warn(text, category)
     return torch.tensor(rows, dtype=torch.float64)

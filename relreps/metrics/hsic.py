@@ -1,80 +1,196 @@
-"""Estimators of the Hilbert-Schmidt independence criterion, which all forms of CKA share."""
+r"""Estimators of the Hilbert-Schmidt independence criterion (HSIC), which all forms of CKA share.
+
+For Gram matrices :math:`K, L` it is the inner product of the two after both are centred. Nothing
+here is centred by a matrix of its own: with the sums of rows :math:`r = K 1, s = L 1`,
+
+.. math:: h(K, L) = \langle K, L \rangle - \frac2n \langle r, s \rangle
+          + \frac{\sum r \sum s}{n^2}
+
+is :math:`\operatorname{tr}(K H L H)`, and with zero diagonals and :math:`n - 2` for the first n,
+:math:`(n - 1)(n - 2)` for its square, it is n(n - 3) times the unbiased estimate (Song et al. 2012,
+equation 5).
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from relreps._core.linalg import as_float64, at_least_float32
-from relreps.metrics.paired import centred, noise, power_of_two, rounding, varying
+from relreps._core import blocks
+from relreps._core.linalg import as_float64, full_precision
+from relreps._core.rounding import unit_of
+from relreps.metrics.kernels import Kernel
+from relreps.metrics.paired import Pair, undefined, varies
 from relreps.moments import outer, row_moments
 
-_CHUNK = 2048
+#: Fewest rows for either estimate, and what needs them.
+FEWEST = {False: (2, "a comparison"), True: (4, "the debiased estimator")}
+
+_PAIRS = ((0, 1), (0, 0), (1, 1))
+
+#: Roundings by which similarities may differ, on average, that are meant to be equal. More than the
+#: two of `is_constant`, as each is a sum over features, and not a number that was given.
+_ROUNDINGS = 16
 
 
-def gram_hsic(x: Tensor, y: Tensor, debiased: bool, eps: float) -> list[Tensor]:
-    """HSIC of two Gram matrices whose entries are rounded by ``eps``; see `centred_hsic`."""
-    x, y = as_float64(x), as_float64(y)
-    if debiased:
-        x, y = x - x.diagonal().diag(), y - y.diagonal().diag()
-    return centred_hsic(_products(x, y), x.sum(-1), y.sum(-1), debiased, eps)
+class InnerProducts(NamedTuple):
+    """Inner products of two sides, up to a common factor, in float64.
+
+    Attributes:
+        xy: Of ``x`` and ``y``.
+        xx: Of ``x`` with itself.
+        yy: Of ``y`` with itself.
+        noise_x: How large ``xx`` may be by rounding alone: one not larger is none.
+        noise_y: The same for ``yy``.
+    """
+
+    xy: Tensor
+    xx: Tensor
+    yy: Tensor
+    noise_x: Tensor
+    noise_y: Tensor
+
+    def cosine(self, why: str | None) -> Tensor:
+        """The first over the root of the others; NaN if one is none.
+
+        Args:
+            why: What to say of such a side; None to say nothing.
+        """
+        live = self.xx > self.noise_x, self.yy > self.noise_y
+        if why is not None:
+            for name, alive in zip("xy", live, strict=True):
+                if not bool(alive):
+                    undefined(f"of `{name}`, {why}, up to rounding")
+        # A root of each, as their product may overflow.
+        lengths = [
+            torch.where(some, square, 1).sqrt()
+            for some, square in zip(live, (self.xx, self.yy), strict=True)
+        ]
+        return torch.where(live[0] & live[1], self.xy / lengths[0] / lengths[1], torch.nan)
 
 
-def centred_hsic(
-    products: list[Tensor], x: Tensor, y: Tensor, debiased: bool, eps: float
-) -> list[Tensor]:
-    """HSIC from the `_products` of two Gram matrices and the sums of their rows.
+def similarity_noise(squares: Tensor, eps: float) -> Tensor:
+    """How large HSIC may come out of equal similarities.
 
-    It comes up to a common factor, in float64, and with the noise of the last two; see `cosine`.
+    Args:
+        squares: The sum of the squares of the similarities, before they are centred.
+        eps: Relative rounding of the rows.
+    """
+    # Two things are left: the rounding of the similarities, squared; and, as they are centred by
+    # sums which cancel, that of float64 as it is.
+    left = (_ROUNDINGS * eps) ** 2 + _ROUNDINGS * torch.finfo(torch.float64).eps
+    return squares.detach() * left
+
+
+def feature_noise(eps: float) -> float:
+    """Share of a sum of products of features that may be rounding, after `debias`.
+
+    It carries the rounding of the rows itself, not its square, and `debias` takes away what may be
+    as large as the sum.
+    """
+    return _ROUNDINGS * eps
+
+
+def hsic(pair: Pair, kernel: Kernel, debiased: bool) -> InnerProducts:
+    """HSIC of two spaces with a kernel: by their features, or by their Gram matrices."""
+    n, d, e = len(pair.x), pair.x.shape[1], pair.y.shape[1]
+    if kernel.linear and n * (d + e) >= d * d + d * e + e * e:
+        return _of_features(pair, debiased)
+    with full_precision(pair.x):
+        k, l = as_float64(kernel.gram(pair.x)), as_float64(kernel.gram(pair.y))  # noqa: E741
+        if debiased:
+            k, l = k - k.diagonal().diag(), l - l.diagonal().diag()  # noqa: E741
+        return from_sums(products(k, l), k.sum(-1), l.sum(-1), pair.eps, debiased)
+
+
+def from_sums(
+    sums: tuple[Tensor, ...], r: Tensor, s: Tensor, eps: tuple[float, float], debiased: bool
+) -> InnerProducts:
+    """HSIC from the `products` of two Gram matrices and the sums of their rows; see above.
+
     For the debiased one the diagonals must be zero.
     """
-    n = x.shape[0]
-    totals = (x.sum() * y.sum(), x.sum().square(), y.sum().square())
-    once, twice = (2 / (n - 2), (n - 1) * (n - 2)) if debiased else (2 / n, n * n)
-    parts = zip(products, _products(x, y), totals, strict=True)
-    hsic = [whole - rows * once + total / twice for whole, rows, total in parts]
-    return [*hsic, *(noise(whole, eps) for whole in products[1:])]
+    n = len(r)
+    first, square = (n - 2, (n - 1) * (n - 2)) if debiased else (n, n * n)
+    totals = r.sum() * s.sum(), r.sum().square(), s.sum().square()
+    xy, xx, yy = (
+        whole - rows * (2 / first) + total / square
+        for whole, rows, total in zip(sums, products(r, s), totals, strict=True)
+    )
+    return InnerProducts(
+        xy, xx, yy, similarity_noise(sums[1], eps[0]), similarity_noise(sums[2], eps[1])
+    )
 
 
-def first_row(x: Tensor) -> Tensor:
-    """Mean of a first batch and the size of its entries, ``(1, D + 1)``, in float64."""
-    x = as_float64(x)
-    return torch.cat((x.mean(0), x.abs().max()[None]))[None]
+def products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the products of two sides, and of each with itself."""
+    return (a * b).sum(), (a * a).sum(), (b * b).sum()
 
 
-def in_units(x: Tensor, first: Tensor, debiased: bool) -> Tensor:
-    """Rows by the size of the first batch.
+def _of_features(pair: Pair, debiased: bool) -> InnerProducts:
+    """HSIC of linear kernels by products of features, which are fewer than those of rows."""
+    moments = row_moments(pair.x, pair.y, pairs=_PAIRS, product=outer)
+    xy, xx, yy = (scatter.square().sum() for scatter in moments.scatters)
+    noise = xx.detach() * feature_noise(pair.eps[0]), yy.detach() * feature_noise(pair.eps[1])
+    if debiased:
+        r, s = (_squared_lengths(*side) for side in zip(pair[:2], moments.means, strict=True))
+        rs, rr, ss = products(r, s)
+        xy = debias(xy, rs, r.sum() * s.sum(), len(r))
+        xx = debias(xx, rr, r.sum().square(), len(r))
+        yy = debias(yy, ss, s.sum().square(), len(r))
+    return InnerProducts(xy, xx, yy, *noise)
 
-    Debiased, also without its mean, and with their squared length as one more feature.
+
+def debias(total: Tensor, lengths: Tensor, traces: Tensor | float, n: int) -> Tensor:
+    r"""Unbiased HSIC of linear kernels of centred rows, times n(n - 3).
+
+    Args:
+        total: :math:`\lVert X_c^\top Y_c \rVert_F^2`.
+        lengths: :math:`\sum_i r_i s_i` of the squared lengths of the centred rows.
+        traces: :math:`\sum_i r_i \sum_i s_i`.
+        n: Number of rows.
     """
-    unit = power_of_two(first[-1])
-    wide = at_least_float32(x)
-    if not debiased:
-        return wide / unit.to(wide)
-    rows = (as_float64(x) - first[:-1]) / unit
-    longer = torch.cat((rows, rows.square().sum(-1, keepdim=True)), 1)
-    narrow = longer.to(wide.dtype)
-    return narrow if bool(narrow.isfinite().all()) else longer
+    # K = X X' of centred rows has row sums 0 and diagonal r. Without its diagonal it has
+    #   row sums             -r                (and L: -s)
+    #   <K, L>               |X'Y|^2 - sum r s
+    # and the formula at the top of this file is
+    #   |X'Y|^2 - sum r s - 2/(n-2) sum r s + sum r sum s / ((n-1)(n-2)),
+    # where the terms in sum r s add up to n/(n-2). The estimate does not see that rows were
+    # centered: it is 0 for matrices a_i + b_j.
+    return total - lengths * (n / (n - 2)) + traces / ((n - 1) * (n - 2))
 
 
-def squared_rounding(x: Tensor, y: Tensor) -> Tensor:
-    """Squared relative rounding of either side, ``(1, 2)``: the mean is that of mixed types."""
-    return torch.tensor([[rounding(x) ** 2, rounding(y) ** 2]], dtype=torch.float64)
+def _squared_lengths(x: Tensor, mean: Tensor) -> Tensor:
+    """Of rows without their mean, block by block, in float64."""
+    center = mean.to(x)
+    rest = (mean - as_float64(center)).to(x)  # what rounding a large mean leaves
+    parts = x.split(blocks.rows_at_once(x.shape[1], x.dtype))
+    return torch.cat([as_float64((part - center - rest).square().sum(-1)) for part in parts])
 
 
-def by_unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows by the power of two next to their size; and its square, in float64."""
-    unit = power_of_two(x.abs().max())
-    square = as_float64(unit).square()
-    if not bool((square.square() > 0) & square.square().isfinite()):
+def batch_hsic(pair: Pair, kernel: Kernel) -> Tensor:
+    """Unbiased HSIC of one batch, ``(5,)``, with its factor, as batches may differ in size."""
+    n = len(pair.x)
+    return torch.stack(hsic(pair, kernel, debiased=True)) / (n * (n - 3))
+
+
+def in_unit(x: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """Rows of a batch in a unit of their own; and what the unit makes of similarities, float64."""
+    if kernel.degree is None:
+        return x, as_float64(x.new_ones(()))
+    unit = unit_of(x.abs().max())
+    factor = as_float64(unit) ** kernel.degree
+    if not bool((factor.square() > 0) & factor.square().isfinite()):
         raise ValueError(
             "`x` and `y` must be of a size whose fourth power is a number, got entries up to "
             f"{float(unit):.1g}. Divide all batches by one constant first."
         )
-    return x / unit, square
+    return x / unit, factor
 
 
-def unbiased_gram(x: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
+def unbiased_gram(x: Tensor, kernel: Kernel, eps: float) -> tuple[Tensor, Tensor]:
     r"""Gram matrix of which unbiased HSIC is the inner product, as a row; and the noise in it.
 
     .. math:: \hat K_{ij} = K_{ij} - \frac{r_i + r_j}{n - 2} + \frac{\sum_l r_l}{(n - 1)(n - 2)}
@@ -83,97 +199,12 @@ def unbiased_gram(x: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
     Rizzo 2014). In float64; zero where all rows are the same.
     """
     n = x.shape[0]
-    if not bool(varying(x).any()):
+    if not bool(varies(x, eps)):
         return as_float64(x.new_zeros(n * n)), as_float64(x.new_zeros(()))
-    x, square = by_unit(x)
-    gram = as_float64(rbf(x, 1.0)) if kernel == "rbf" else as_float64(_linear(x)) * square
+    x, factor = in_unit(x, kernel)
+    gram = as_float64(kernel.gram(x)) * factor
     gram.fill_diagonal_(0)
-    floor = noise(gram.square().sum(), rounding(x))
+    noise = similarity_noise(gram.square().sum(), eps)
     sums = gram.sum(1)
     gram = gram - (sums[:, None] + sums) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
-    return gram.fill_diagonal_(0).flatten(), floor
-
-
-def _products(a: Tensor, b: Tensor) -> list[Tensor]:
-    """Sum of the products of two sides, and of each with itself."""
-    return [(a * b).sum(), (a * a).sum(), (b * b).sum()]
-
-
-def linear_hsic(x: Tensor, y: Tensor, debiased: bool) -> list[Tensor]:
-    """The same for linear kernels, by products of features or of rows, whichever are fewer."""
-    n, d, e, eps = x.shape[0], x.shape[1], y.shape[1], rounding(x)
-    if n * (d + e) < d * d + d * e + e * e:
-        return gram_hsic(_linear(x), _linear(y), debiased, eps)
-    moments = row_moments(x, y, pairs=((0, 1), (0, 0), (1, 1)), product=outer)
-    products = [scatter.square().sum() for scatter in moments.scatters]
-    floors = [noise(whole, eps, exact=False) for whole in products[1:]]
-    if not debiased:
-        return products + floors
-    r, s = (_squared_lengths(*side) for side in zip((x, y), moments.means, strict=True))
-    traces = (r.sum() * s.sum(), r.sum().square(), s.sum().square())
-    parts = zip(products, _products(r, s), traces, strict=True)
-    return [debias(whole, diagonal, trace, n) for whole, diagonal, trace in parts] + floors
-
-
-def debias(total: Tensor, diagonal: Tensor, traces: Tensor | float, n: int) -> Tensor:
-    """Unbiased HSIC of centred rows, times n(n - 3); see `linear_cka`."""
-    return total - diagonal * (n / (n - 2)) + traces / ((n - 1) * (n - 2))
-
-
-def _squared_lengths(x: Tensor, mean: Tensor) -> Tensor:
-    """Of rows without their mean, chunk by chunk, in float64."""
-    centre = mean.to(x)
-    rest = (mean - as_float64(centre)).to(x)  # what rounding a large mean leaves
-    chunks = (chunk - centre - rest for chunk in x.split(_CHUNK))
-    return torch.cat([as_float64(chunk.square().sum(-1)) for chunk in chunks])
-
-
-def batch_hsic(x: Tensor, y: Tensor, kernel: str) -> list[Tensor]:
-    """Unbiased HSIC of one batch, with its factor, as batches may differ in size."""
-    n = x.shape[0]
-    if kernel == "linear":
-        hsic = linear_hsic(x, y, debiased=True)
-    else:
-        hsic = gram_hsic(rbf(x, 1.0), rbf(y, 1.0), True, rounding(x))
-    return [h / (n * (n - 3)) for h in hsic]
-
-
-def _linear(x: Tensor) -> Tensor:
-    """Products of centred rows."""
-    x = centred(x)
-    return x @ x.mT
-
-
-def rbf(x: Tensor, bandwidth: float) -> Tensor:
-    """Gaussian kernel with the median distance; 1 everywhere if that is zero."""
-    n = x.shape[0]
-    # About a median, which single rows far away do not move: what is near keeps its digits.
-    x = x - x.detach().sort(0).values[(n - 1) // 2]
-    squares = x.square().sum(-1)
-    sizes = squares[:, None] + squares
-    distances = sizes - 2 * x @ x.mT
-    # What rounding leaves of a distance of zero does not count as one.
-    apart = distances.detach() > sizes.detach() * (8 * torch.finfo(x.dtype).eps)
-    distances = torch.where(apart, distances, 0)
-    # Without its first entry and in rows of n + 1, the matrix has its diagonal in the last column.
-    others = distances.detach().flatten()[1:].view(n - 1, n + 1)[:, :-1]
-    median = others.median()
-    scale = torch.where(median > 0, median, 1) * (2 * bandwidth**2)
-    return torch.where(median > 0, torch.exp(-distances / scale), 1)
-
-
-def need(debiased: bool) -> tuple[int, str]:
-    """Fewest rows, and what for."""
-    return (4, "the debiased estimator") if debiased else (2, "a comparison")
-
-
-def to_length(mean: Tensor) -> Tensor:
-    """Weights that make the squared length about the mean, up to a constant, of a longer row."""
-    return torch.cat((-2 * mean[:-1], mean.new_ones(1)))
-
-
-def change(factor: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix and offset that multiply longer rows, and move their shift by ``step`` after that."""
-    matrix = torch.eye(len(step) + 1, dtype=step.dtype, device=step.device) * factor
-    matrix[:-1, -1], matrix[-1, -1] = -2 * factor * step, factor * factor
-    return matrix, torch.cat((-step, step.square().sum()[None]))
+    return gram.fill_diagonal_(0).flatten(), noise

@@ -11,7 +11,6 @@ NaN, with a `NumericalWarning`.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,18 +18,17 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.warnings import NumericalWarning
+from relreps._core.warnings import warn
 from relreps.metrics.search import (
     CHUNK,
     Search,
     Space,
     chunks,
-    is_constant,
-    nan,
     overlap,
-    spaces,
+    searched_spaces,
     top_k,
 )
+from relreps.metrics.streaming import PairedRows
 
 
 def mutual_knn(
@@ -64,13 +62,44 @@ def mutual_knn(
         Huh et al., arXiv:2405.07987, who use k = 10.
     """
     first, second = _spaces(x, y, k, spare=int(calibrated))
-    if _is_either_constant(first, second):
-        return nan(first)
+    if _has_either_collapsed(first, second):
+        return first.nan()
     share = _common(first, second, k, chunk_size).double().mean() / k
     if calibrated:
         chance = k / (len(x) - 1)
         share = (share - chance) / (1 - chance)
     return share.to(first.rows)
+
+
+class MutualKNN(PairedRows):
+    """`mutual_knn` of rows that arrive in batches.
+
+    Neighbours are looked for among all rows, so the rows themselves are kept: O(N (D + E)) memory,
+    twice while `compute` puts them together. Give rows on the CPU if they do not fit their device.
+
+    Args:
+        k: As in `mutual_knn`.
+        calibrated: As in `mutual_knn`.
+
+    Example:
+        >>> measure = MutualKNN(k=2)
+        >>> for batch in torch.randn(5, 10, 3):
+        ...     _ = measure.update(batch, 2 * batch)
+        >>> measure.compute()
+        tensor(1.)
+    """
+
+    def __init__(self, k: int = 10, calibrated: bool = False) -> None:
+        super().__init__()
+        checks.check_size("k", k)
+        self.k, self.calibrated = k, calibrated
+
+    def compute(self) -> Tensor:
+        """The measure of all rows so far. O(N^2 (D + E))."""
+        return mutual_knn(*self.rows(), self.k, self.calibrated)
+
+    def __repr__(self) -> str:
+        return f"MutualKNN(k={self.k}, calibrated={self.calibrated})"
 
 
 def neighborhood_jaccard(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
@@ -95,8 +124,8 @@ def neighborhood_jaccard(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int =
         Klabunde et al., arXiv:2305.06329.
     """
     first, second = _spaces(x, y, k)
-    if _is_either_constant(first, second):
-        return nan(first)
+    if _has_either_collapsed(first, second):
+        return first.nan()
     common = _common(first, second, k, chunk_size).double()
     return (common / (2 * k - common)).mean().to(first.rows)
 
@@ -138,8 +167,8 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
     """
     first, second = _spaces(x, y, k, minimum=4)
     checks.check_size("k", k, minimum=2)
-    if _is_either_constant(first, second):
-        return nan(first)
+    if _has_either_collapsed(first, second):
+        return first.nan()
     n, terms = len(x), torch.zeros(3, 4, dtype=torch.float64, device=x.device)
     for found in _neighbors(first, second, k, chunk_size):
         ours, theirs = found.x_values.double(), found.y_values.double()
@@ -149,13 +178,11 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
     h = products + sum_a * sum_b / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows
     cross, self_x, self_y = h.unbind()
     if not bool((self_x > 0) & (self_y > 0)):
-        warnings.warn(
+        warn(
             f"The self terms of `x` and `y` must be positive, got {float(self_x):.3g} and "
-            f"{float(self_y):.3g}: {n} rows and k={k} say too little. Give more rows.",
-            NumericalWarning,
-            stacklevel=2,
+            f"{float(self_y):.3g}: {n} rows and k={k} say too little. Give more rows."
         )
-        return nan(first)
+        return first.nan()
     return (cross / (self_x * self_y).sqrt()).to(first.rows)
 
 
@@ -205,7 +232,7 @@ def _spaces(
     x: Tensor, y: Tensor, k: int, *, minimum: int = 2, spare: int = 0
 ) -> tuple[Space, Space]:
     """Two spaces where each row has ``k`` others, and ``spare`` more."""
-    first, second = spaces(x, y, minimum=minimum + spare)
+    first, second = searched_spaces(x, y, minimum=minimum + spare)
     checks.check_k(k, len(x) - 1, "other rows")
     if k >= len(x) - spare:
         raise ValueError(
@@ -215,6 +242,6 @@ def _spaces(
     return first, second
 
 
-def _is_either_constant(x: Space, y: Space) -> bool:
-    constant = is_constant("x", x, stacklevel=4)
-    return is_constant("y", y, stacklevel=4) or constant
+def _has_either_collapsed(x: Space, y: Space) -> bool:
+    """Whether one has; warns of both."""
+    return any([x.has_collapsed(), y.has_collapsed()])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import full_precision, unit_rows
-from relreps.metrics.paired import paired_rows, undefined, varying
+from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps._core.rounding import is_constant
+from relreps.metrics.paired import centered, paired_rows, undefined
 from relreps.similarity import cosine
 
 
@@ -46,23 +45,22 @@ def latent_similarity(x: Tensor, y: Tensor, anchors: Tensor, centered: bool = Fa
     pair = paired_rows(x, y, rescaled=False)
     _check_anchors(anchors, pair.x)
     with full_precision(pair.x):
-        defined = []
-        codes = []
-        for name, side in (("x", pair.x), ("y", pair.y)):
+        defined, codes = [pair.defined], []
+        for name, side, eps in zip("xy", pair[:2], pair.eps, strict=True):
             unit = unit_rows(side)
-            defined.append(_points_apart(name, unit.detach()))
+            defined.append(_points_apart(name, unit.detach(), eps, pair.speaks))
             code = cosine(unit, unit[anchors])
             codes.append(unit_rows(code - code.mean(0) if centered else code))
         similarity = (codes[0] * codes[1]).sum(-1).mean()
-        similarity = torch.where(defined[0] & defined[1], similarity, math.nan)
-        return pair.result(similarity)
+        return pair._replace(defined=torch.stack(defined).all()).result(similarity)
 
 
-def _points_apart(name: str, unit: Tensor) -> Tensor:
-    """Whether not all rows point the same way."""
-    apart = varying(unit, 1).any()
-    if checks.eager() and not unit.is_meta and not bool(apart):
-        undefined(f"all rows of `{name}` point the same way", stacklevel=4)
+def _points_apart(name: str, unit: Tensor, eps: float, speaks: bool) -> Tensor:
+    """Whether not all rows of length one point the same way, up to rounding."""
+    rows = as_float64(unit)
+    apart = ~is_constant(centered(rows).square().sum(), rows.square().sum(), eps)
+    if speaks and not bool(apart):
+        undefined(f"all rows of `{name}` point the same way")
     return apart
 
 

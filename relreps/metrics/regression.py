@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
-from relreps._core import checks
-from relreps._core.linalg import full_precision
-from relreps._core.warnings import NumericalWarning
-from relreps.metrics.paired import (
-    centred64,
-    differentiable_once,
-    paired_rows,
-    unit_scales,
-)
+from relreps._core.linalg import as_float64, differentiable_once, full_precision
+from relreps._core.warnings import warn
+from relreps.metrics.cca import directions
+from relreps.metrics.paired import centered, paired_rows
 
 
 def regression_r2(x: Tensor, y: Tensor) -> Tensor:
@@ -49,20 +42,17 @@ def regression_r2(x: Tensor, y: Tensor) -> Tensor:
         Kornblith et al., arXiv:1905.00414.
     """
     pair = paired_rows(x, y)
+    given = directions(pair.x, pair.eps[0])
     with full_precision(pair.x):
-        x, y = centred64(pair.x), centred64(pair.y)
-        units = unit_scales(pair.x, x)
-        u, s, vh = torch.linalg.svd(x.detach() * units, full_matrices=False)
-        live = s > max(x.shape) * torch.finfo(pair.x.dtype).eps * s[:1]
-        inverse = torch.where(live, 1 / torch.where(live, s, 1), 0)
-        weights = units[:, None] * ((vh.mT * inverse) @ (u.mT @ y.detach()))
-        size = y.square().sum()
-        value = 1 - (y - x @ weights).square().sum() / torch.where(size > 0, size, 1)
-    if checks.eager() and not x.is_meta and int(live.sum()) >= x.shape[0] - 1:
-        warnings.warn(
-            f"`x` has {int(live.sum())} independent directions in {x.shape[0]} rows: it explains "
-            "whatever `y` is. Give more rows, or a space of lower rank.",
-            NumericalWarning,
-            stacklevel=2,
+        inverse = given.vh.mT * torch.where(given.live, 1 / torch.where(given.live, given.s, 1), 0)
+        target = centered(as_float64(pair.y))
+        weights = given.units[:, None] * (inverse @ (given.u.mT @ target.detach()))
+        size = target.square().sum()
+        rest = (target - given.rows @ weights).square().sum()
+        value = 1 - rest / torch.where(size > 0, size, 1)
+    if pair.speaks and int(given.live.sum()) >= len(x) - 1:
+        warn(
+            f"`x` has {int(given.live.sum())} independent directions in {len(x)} rows: it explains "
+            "whatever `y` is. Give more rows, or a space of lower rank."
         )
     return differentiable_once(pair.result(value), "regression_r2")

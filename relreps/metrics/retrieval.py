@@ -22,12 +22,11 @@ from relreps.metrics.search import (
     Search,
     Space,
     chunks,
-    is_constant,
-    nan,
     overlap,
-    spaces,
+    searched_spaces,
     top_k,
 )
+from relreps.metrics.streaming import PairedRows
 
 
 def retrieval_ranks(x: Tensor, y: Tensor, *, chunk_size: int = CHUNK) -> Tensor:
@@ -52,8 +51,8 @@ def retrieval_ranks(x: Tensor, y: Tensor, *, chunk_size: int = CHUNK) -> Tensor:
         tensor([1., 2., 3.])
     """
     queries, keys = _comparable(x, y)
-    if is_constant("y", keys):
-        return nan(keys).expand(len(keys.rows)).clone()
+    if keys.has_collapsed():
+        return keys.nan().expand(len(keys.rows)).clone()
     return _ranks(queries, keys, chunk_size)
 
 
@@ -87,8 +86,8 @@ def mean_reciprocal_rank(
     queries, keys = _comparable(x, y)
     if k is not None:
         checks.check_k(k, len(keys.rows))
-    if is_constant("y", keys):
-        return nan(keys)
+    if keys.has_collapsed():
+        return keys.nan()
     return _reciprocal(_ranks(queries, keys, chunk_size), k)
 
 
@@ -113,8 +112,8 @@ def recall_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -
     """
     queries, keys = _comparable(x, y)
     checks.check_k(k, len(keys.rows))
-    if is_constant("y", keys):
-        return nan(keys)
+    if keys.has_collapsed():
+        return keys.nan()
     return _recall(_ranks(queries, keys, chunk_size), k)
 
 
@@ -143,8 +142,8 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) 
     """
     queries, keys = _comparable(x, y)
     checks.check_k(k, len(keys.rows))
-    if is_constant("y", keys):
-        return nan(keys)
+    if keys.has_collapsed():
+        return keys.nan()
     search = Search(keys, chunk_size)
     common = [
         overlap(top_k(search(queries.rows[rows]), k), top_k(search(keys.rows[rows]), k))
@@ -186,17 +185,47 @@ def retrieval_scores(
     first, second = _comparable(x, y)
     checks.check_k(k, len(first.rows))
     cosine = (first.rows * second.rows).sum(-1).mean()
-    mrr_xy, jaccard_xy, recall_xy = _one_direction("y", first, second, k, chunk_size)
-    mrr_yx, jaccard_yx, recall_yx = _one_direction("x", second, first, k, chunk_size)
+    mrr_xy, jaccard_xy, recall_xy = _one_direction(first, second, k, chunk_size)
+    mrr_yx, jaccard_yx, recall_yx = _one_direction(second, first, k, chunk_size)
     return RetrievalResult(mrr_xy, mrr_yx, jaccard_xy, jaccard_yx, cosine, recall_xy, recall_yx)
 
 
+class RetrievalScores(PairedRows):
+    """`retrieval_scores` of rows that arrive in batches.
+
+    A rank depends on all keys, so the rows themselves are kept: O(N D) memory, twice while
+    `compute` puts them together. Give rows on the CPU if they do not fit their device.
+
+    Args:
+        k: As in `retrieval_scores`.
+
+    Example:
+        >>> scores = RetrievalScores(k=2)
+        >>> for batch in torch.eye(6).split(2):
+        ...     _ = scores.update(batch, 3 * batch)
+        >>> scores.compute().mrr_xy
+        tensor(1.)
+    """
+
+    def __init__(self, k: int = 10) -> None:
+        super().__init__()
+        checks.check_size("k", k)
+        self.k = k
+
+    def compute(self) -> RetrievalResult:
+        """The measures of all rows so far. O(N^2 D)."""
+        return retrieval_scores(*self.rows(), self.k)
+
+    def __repr__(self) -> str:
+        return f"RetrievalScores(k={self.k})"
+
+
 def _one_direction(
-    name: str, queries: Space, keys: Space, k: int, chunk_size: int
+    queries: Space, keys: Space, k: int, chunk_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """MRR, Jaccard@k and recall@k of one pass over the queries."""
-    if is_constant(name, keys, stacklevel=4):
-        return nan(keys), nan(keys), nan(keys)
+    if keys.has_collapsed():
+        return keys.nan(), keys.nan(), keys.nan()
     search = Search(keys, chunk_size)
     ranks, common = [], []
     for rows in chunks(len(keys.rows), chunk_size):
@@ -209,7 +238,7 @@ def _one_direction(
 
 
 def _comparable(x: Tensor, y: Tensor) -> tuple[Space, Space]:
-    first, second = spaces(x, y)
+    first, second = searched_spaces(x, y)
     if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"`x` and `y` must have the same width to be compared, got {x.shape[1]} and "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, full_precision, unit_rows
-from relreps._core.warnings import NumericalWarning
-from relreps.metrics.paired import check_devices, varying
+from relreps._core.rounding import is_constant, rounding_of
+from relreps._core.warnings import warn
 
 #: Rows compared with all keys at once.
 CHUNK = 1024
@@ -26,64 +25,70 @@ class Space(NamedTuple):
     """Rows of one space, ready to search and to be searched.
 
     Attributes:
+        name: Of the argument.
         rows: Rows of length one, in float32 at least.
         keys: The same rows, or the same without ``mean``, which keeps the order of the keys of any
             query and digits that a large common part would cost.
         mean: What the keys are short of, ``(D,)``.
+        collapsed: Whether all rows point the same way, up to rounding.
     """
 
+    name: str
     rows: Tensor
     keys: Tensor
     mean: Tensor | None
+    collapsed: bool
+
+    def has_collapsed(self) -> bool:
+        """Whether it has, so that none of its rows is nearer than another; warns if so."""
+        if self.collapsed:
+            warn(
+                f"`{self.name}` is constant: its {len(self.rows)} rows all point the same way, so "
+                "none is nearer than another and the measure is NaN. Look for a collapsed encoder."
+            )
+        return self.collapsed
+
+    def nan(self) -> Tensor:
+        """The value of what is not defined."""
+        return self.rows.new_full((), math.nan)
 
 
-def spaces(x: Tensor, y: Tensor, minimum: int = 1) -> tuple[Space, Space]:
+def searched_spaces(x: Tensor, y: Tensor, minimum: int = 1) -> tuple[Space, Space]:
     """Paired, finite rows, at least ``minimum`` of them."""
     checks.check_rows("x", x, minimum=minimum)
     checks.check_rows("y", y, minimum=minimum)
     checks.check_paired(x, y)
-    check_devices(x, y)
+    if x.device != y.device:
+        raise ValueError(
+            f"`x` and `y` must be on one device, got {x.device} and {y.device}. Move one by `.to`."
+        )
     if x.is_meta:
         raise ValueError("`x` and `y` must have values to be searched, got tensors on `meta`.")
     checks.check_finite("x", x)
     checks.check_finite("y", y)
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    return _space(x.detach(), dtype), _space(y.detach(), dtype)
+    return _space("x", x.detach(), dtype), _space("y", y.detach(), dtype)
 
 
-def _space(x: Tensor, dtype: torch.dtype) -> Space:
+def _space(name: str, x: Tensor, dtype: torch.dtype) -> Space:
     rows = unit_rows(x.to(dtype))
     mean = rows.mean(0)
     if float(mean.square().sum()) < _LARGE_MEAN:
-        return Space(rows, rows, None)
+        # Rows that point one way have a mean of length one, unless they are all zero.
+        return Space(name, rows, rows, None, not bool(rows.any()))
     # The rounding of unit rows is that of their common part: it must not come in at all.
     wide = unit_rows(as_float64(x))
     mean = wide.mean(0)
-    return Space(rows, (wide - mean).to(rows), mean.to(rows))
+    keys = wide - mean
+    keys = keys - keys.mean(0)
+    collapsed = is_constant(keys.square().sum(), wide.square().sum(), rounding_of(x.dtype))
+    return Space(name, rows, keys.to(rows), mean.to(rows), bool(collapsed))
 
 
 def chunks(n: int, chunk_size: int) -> Iterator[slice]:
     """Slices that cover ``range(n)``."""
     checks.check_size("chunk_size", chunk_size)
     return (slice(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size))
-
-
-def is_constant(name: str, space: Space, stacklevel: int = 3) -> bool:
-    """Whether all rows point the same way, up to rounding; warns if so. Synchronises."""
-    if bool(varying(space.rows, 1).any()):
-        return False
-    warnings.warn(
-        f"`{name}` is constant: its {space.rows.shape[0]} rows all point the same way, so none is "
-        "nearer than another and the measure is NaN. Look for a collapsed encoder.",
-        NumericalWarning,
-        stacklevel=stacklevel,
-    )
-    return True
-
-
-def nan(space: Space) -> Tensor:
-    """The value of what is not defined."""
-    return space.rows.new_full((), math.nan)
 
 
 class Search:

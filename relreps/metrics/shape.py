@@ -6,16 +6,11 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, full_precision, inverse_sqrt
-from relreps._core.rounding import safe_reciprocal
-from relreps.metrics.paired import (
-    Pair,
-    centred,
-    differentiable_once,
-    paired_rows,
-    warn_of_few_rows,
-)
-from relreps.moments import elementwise, outer, row_moments
+from relreps._core.linalg import as_float64, differentiable_once, full_precision, inverse_sqrt
+from relreps._core.rounding import rank_tolerance, safe_reciprocal, safe_sqrt
+from relreps.metrics.cca import warn_of_few_rows
+from relreps.metrics.paired import Pair, centered, paired_rows
+from relreps.moments import RowMoments, elementwise, outer, row_moments
 
 
 def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -94,7 +89,7 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     # The angle by its tangent: the arc cosine has an infinite slope at 1, which stands for equal.
     squared_sine = 1 - cosine.square()
     apart = squared_sine > 64 * torch.finfo(cosine.dtype).eps
-    sine = torch.where(apart, torch.where(apart, squared_sine, 1).sqrt(), 0)
+    sine = safe_sqrt(torch.where(apart, squared_sine, 0))
     angle = torch.where(apart, torch.atan2(sine, cosine), 0)
     return differentiable_once(pair.result(angle), "shape_distance")
 
@@ -108,13 +103,14 @@ def _cosine(pair: Pair, alpha: float) -> Tensor:
         moments = row_moments(x, y, pairs=pairs, product=(own, outer, own), exact=True)
         xx, xy, yy = moments.scatters
         if alpha < 1:
-            (to_x, rank_x), (to_y, rank_y) = _evening(xx, alpha), _evening(yy, alpha)
+            (to_x, rank_x), (to_y, rank_y) = (
+                _evening(moments, side, alpha, eps) for side, eps in enumerate(pair.eps)
+            )
             if alpha == 0:
                 warn_of_few_rows(len(x), rank_x, rank_y)
             xx, xy, yy = to_x @ xx @ to_x, to_x @ xy @ to_y, to_y @ yy @ to_y
             xx, yy = xx.diagonal(), yy.diagonal()
-        size = xx.sum() * yy.sum()
-        return _nuclear_norm(xy) * safe_reciprocal(torch.where(size > 0, size, 1).sqrt())
+        return _nuclear_norm(xy) * safe_reciprocal(safe_sqrt(xx.sum() * yy.sum()))
 
 
 def _narrowed(x: Tensor) -> Tensor:
@@ -124,16 +120,22 @@ def _narrowed(x: Tensor) -> Tensor:
     """
     if x.shape[1] <= x.shape[0]:
         return x
-    x = centred(as_float64(x))
+    x = centered(as_float64(x))
     basis: Tensor = torch.linalg.qr(x.detach().mT).Q
     return x @ basis
 
 
-def _evening(scatter: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+def _evening(moments: RowMoments, side: int, alpha: float, eps: float) -> tuple[Tensor, Tensor]:
     """The map from centred rows to what is compared, see `shape_distance`; and their rank."""
+    scatter = moments.of(side).xx
     size = scatter.trace()
     size = torch.where(size > 0, size, 1)
-    root = inverse_sqrt(scatter / size)
+    # As in `directions`: a share of what a feature does, and what it is rounded by about its mean.
+    d, n = len(scatter), moments.total
+    noise = rank_tolerance(d, eps) ** 2 * scatter.diagonal() / size
+    about_mean = n * moments.means[side].square() / size
+    noise = noise + about_mean * (eps * (1 + (d / n) ** 0.5)) ** 2
+    root = inverse_sqrt(scatter / size, noise.detach())
     rank = ((root @ scatter @ root).trace().detach() / size).round().clamp(min=1)
     eye = torch.eye(len(scatter), dtype=scatter.dtype, device=scatter.device)
     return alpha * eye + (1 - alpha) / rank.sqrt() * root, rank

@@ -1,4 +1,4 @@
-"""Measures that look at pairs of rows, for rows that arrive in batches or in several processes."""
+"""What streams of measures share that look at pairs of rows: the rows, of batches and processes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from relreps._core import checks, distributed
-from relreps.metrics.neighbors import mutual_knn
-from relreps.metrics.retrieval import RetrievalResult, retrieval_scores
 
 
-class _PairedRows:
+class PairedRows:
     """Paired rows of two spaces, in the order in which they came."""
 
     def __init__(self) -> None:
@@ -74,68 +72,8 @@ class _PairedRows:
         self._x, self._y = joined._x, joined._y
         return self
 
-    def _rows(self) -> tuple[Tensor, Tensor]:
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """All rows so far, ``(N, D)`` and ``(N, E)``."""
         if not self._x:
             raise RuntimeError(f"{self} has seen no rows yet. Call `update(x, y)` first.")
         return torch.cat(self._x), torch.cat(self._y)
-
-
-class RetrievalScores(_PairedRows):
-    """`retrieval_scores` of rows that arrive in batches.
-
-    A rank depends on all keys, so the rows themselves are kept: O(N D) memory, twice while
-    `compute` puts them together. Give rows on the CPU if they do not fit their device.
-
-    Args:
-        k: As in `retrieval_scores`.
-
-    Example:
-        >>> scores = RetrievalScores(k=2)
-        >>> for batch in torch.eye(6).split(2):
-        ...     _ = scores.update(batch, 3 * batch)
-        >>> scores.compute().mrr_xy
-        tensor(1.)
-    """
-
-    def __init__(self, k: int = 10) -> None:
-        super().__init__()
-        checks.check_size("k", k)
-        self.k = k
-
-    def compute(self) -> RetrievalResult:
-        """The measures of all rows so far. O(N^2 D)."""
-        return retrieval_scores(*self._rows(), self.k)
-
-    def __repr__(self) -> str:
-        return f"RetrievalScores(k={self.k})"
-
-
-class MutualKNN(_PairedRows):
-    """`mutual_knn` of rows that arrive in batches.
-
-    Neighbours are looked for among all rows, so the rows themselves are kept: O(N (D + E)) memory,
-    twice while `compute` puts them together. Give rows on the CPU if they do not fit their device.
-
-    Args:
-        k: As in `mutual_knn`.
-        calibrated: As in `mutual_knn`.
-
-    Example:
-        >>> measure = MutualKNN(k=2)
-        >>> for batch in torch.randn(5, 10, 3):
-        ...     _ = measure.update(batch, 2 * batch)
-        >>> measure.compute()
-        tensor(1.)
-    """
-
-    def __init__(self, k: int = 10, calibrated: bool = False) -> None:
-        super().__init__()
-        checks.check_size("k", k)
-        self.k, self.calibrated = k, calibrated
-
-    def compute(self) -> Tensor:
-        """The measure of all rows so far. O(N^2 (D + E))."""
-        return mutual_knn(*self._rows(), self.k, self.calibrated)
-
-    def __repr__(self) -> str:
-        return f"MutualKNN(k={self.k}, calibrated={self.calibrated})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -11,28 +12,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from relreps._core import checks
-from relreps._core.distributed import all_reduce_sum, check_agreement
+from relreps._core.distributed import check_agreement
 from relreps._core.linalg import as_float64
-from relreps.moments.value import (
-    Pairs,
-    Product,
-    RowMoments,
-    all_reduced,
-    check_chunk_weights,
-    elementwise,
-    finite_moments,
-    merged,
-    outer,
-    row_moments,
-    tallies,
-)
+from relreps._core.rounding import rounding_of
+from relreps.moments.rows import check_chunk_weights, finite_moments, row_moments
+from relreps.moments.value import BOTH, Pairs, Product, RowMoments, elementwise, outer
 
 
-class _Stream(nn.Module):
-    """Float64 buffers that stay float64 through ``.half()``, filled chunk by chunk."""
+class MomentStream(nn.Module):
+    """A `RowMoments` in buffers, filled chunk by chunk; float64 also after ``.half()``."""
 
     count: Tensor
-    tallies: Tensor
+    squares: Tensor
+    coarse: Tensor
     reduced: Tensor
 
     def __init__(
@@ -41,39 +33,22 @@ class _Stream(nn.Module):
         super().__init__()
         self.exact = exact
         self._sizes, self._pairs, self._product = sizes, pairs, product
-        self._names = ["count", *(f"mean_{'xy'[i]}" for i in range(len(sizes)))]
-        shapes: list[tuple[int, ...]] = [(), *((size,) for size in sizes)]
-        for i, j in pairs:
-            self._names.append(f"scatter_{'xy'[i]}{'xy'[j]}")
-            shapes.append(tuple(product(torch.zeros(1, sizes[i]), torch.zeros(1, sizes[j])).shape))
-        for name, shape in zip(self._names, shapes, strict=True):
+        self._means = [f"mean_{'xy'[i]}" for i in range(len(sizes))]
+        self._scatters = [f"scatter_{'xy'[i]}{'xy'[j]}" for i, j in pairs]
+        shapes = [tuple(product(*(torch.zeros(1, sizes[k]) for k in pair)).shape) for pair in pairs]
+        names = ["count", *self._means, *self._scatters, "squares", "coarse", "reduced"]
+        for name, shape in zip(
+            names, [(), *((n,) for n in sizes), *shapes, (), (), ()], strict=True
+        ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("tallies", torch.zeros(2, dtype=torch.float64))
-        self.register_buffer("reduced", torch.zeros((), dtype=torch.float64))
-
-    def _update(self, *sides: Tensor, weights: Tensor | None) -> Self:
-        for name, side, size in zip("xy", sides, self._sizes, strict=False):
-            checks.check_rows(name, side, size, minimum=0)
-        if weights is not None:
-            check_chunk_weights(weights, sides[0].shape[0])
-        with torch.no_grad():
-            take = partial(
-                row_moments,
-                pairs=self._pairs,
-                product=self._product,
-                weights=weights,
-                exact=self.exact,
-            )
-            new = finite_moments(take, *sides).to(self.count.device)
-            self.tallies += tallies(sides, weights, self.count)
-            return self._add(new)
 
     def merge(self, other: Self) -> Self:
         """Add what another stream of the same kind and sizes has seen."""
         self._check_alike(other)
-        self.tallies += other.tallies.to(self.tallies.device)
-        self.reduced.copy_(torch.maximum(self.reduced, other.reduced.to(self.reduced.device)))
-        return self._add(other.state().to(self.count.device))
+        reduced = torch.maximum(self.reduced, other.reduced.to(self.reduced.device))
+        self.add(other.state())
+        self.reduced.copy_(reduced)
+        return self
 
     def subtract(self, other: Self) -> Self:
         """Take away what another stream like this has seen, of rows that are in this one.
@@ -91,9 +66,7 @@ class _Stream(nn.Module):
             )
         if left <= eps:
             return self.reset()
-        total, means, scatters = other.state().to(self.count.device)
-        self.tallies -= other.tallies.to(self.tallies.device)
-        return self._add(RowMoments(-total, means, tuple(-s for s in scatters)))
+        return self._write(self.state() - other.state().to(self.count.device))
 
     def decay(self, factor: float) -> Self:
         """Multiply the weight of every row seen so far by ``factor`` in [0, 1].
@@ -102,11 +75,7 @@ class _Stream(nn.Module):
         that drifts, with a memory of about ``1 / (1 - factor)`` updates.
         """
         checks.check_number("factor", factor, 0, 1)
-        if factor == 0:
-            return self.reset()
-        total, means, scatters = self.state()
-        self.tallies[0] *= factor**2
-        return self._set(RowMoments(total * factor, means, tuple(s * factor for s in scatters)))
+        return self.reset() if factor == 0 else self._write(self._sums() * factor)
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
         """Add up what the streams of all processes of ``group`` have seen, in each of them.
@@ -130,21 +99,62 @@ class _Stream(nn.Module):
                 f"{self} holds the rows of all processes already: another `all_reduce` would count "
                 "them again. Put later rows into a stream of their own, reduce and `merge` it."
             )
-        self.tallies.copy_(all_reduce_sum(self.tallies, group=group)[0])
+        whole = self.state().all_reduced(group)
+        self._write(whole)
+        self.coarse.fill_(whole.eps != rounding_of(torch.float64))
         self.reduced.fill_(1)
-        return self._set(all_reduced(self.state(), self._pairs, self._product, group))
+        return self
 
     def reset(self) -> Self:
         """Forget everything."""
-        for name in (*self._names, "tallies", "reduced"):
-            getattr(self, name).zero_()
+        for buffer in self.buffers():
+            buffer.zero_()
+        return self
+
+    def add(self, moments: RowMoments) -> Self:
+        """Add what has been summed elsewhere: moments of the same sides, pairs and products."""
+        moments = moments.to(self.count.device)
+        exact = moments.eps == rounding_of(torch.float64)
+        coarse = (moments.total > 0) & (not exact)  # rows without weight are none
+        self._write(self._sums() + moments)
+        self.coarse.logical_or_(coarse)
         return self
 
     def state(self) -> RowMoments:
-        """What has been seen so far."""
-        values = [getattr(self, name) for name in self._names]
-        split = 1 + len(self._sizes)
-        return RowMoments(values[0], tuple(values[1:split]), tuple(values[split:]))
+        """What has been seen so far; later rows do not change it."""
+        dtype = torch.float32 if bool(self.coarse > 0) else torch.float64
+        return replace(self._sums() * 1.0, eps=rounding_of(dtype))
+
+    def _sums(self) -> RowMoments:
+        """The buffers as a value; how coarse the rows were is not looked at, nor waited for."""
+        means, scatters = (
+            tuple(getattr(self, name) for name in names) for names in (self._means, self._scatters)
+        )
+        eps = rounding_of(torch.float64)
+        return RowMoments(self.count, means, scatters, self._pairs, self.squares, eps)
+
+    def _write(self, new: RowMoments) -> Self:
+        self.count.copy_(new.total)
+        for names, values in ((self._means, new.means), (self._scatters, new.scatters)):
+            for name, value in zip(names, values, strict=True):
+                getattr(self, name).copy_(value)
+        self.squares.copy_(new.squares)
+        return self
+
+    def _update(self, *sides: Tensor, weights: Tensor | None) -> Self:
+        for name, side, size in zip("xy", sides, self._sizes, strict=False):
+            checks.check_rows(name, side, size, minimum=0)
+        if weights is not None:
+            check_chunk_weights(weights, sides[0].shape[0])
+        take = partial(
+            row_moments,
+            pairs=self._pairs,
+            product=self._product,
+            weights=weights,
+            exact=self.exact,
+        )
+        with torch.no_grad():
+            return self.add(finite_moments(take, *sides))
 
     def _check_alike(self, other: Self) -> None:
         if str(other) != str(self):
@@ -152,15 +162,6 @@ class _Stream(nn.Module):
                 f"`other` must be a {self}, got {other}. These must be streams of equal sizes "
                 "and one kind."
             )
-
-    def _add(self, new: RowMoments) -> Self:
-        return self._set(merged(self.state(), new, self._pairs, self._product))
-
-    def _set(self, new: RowMoments) -> Self:
-        values = (new.total, *new.means, *new.scatters)
-        for name, value in zip(self._names, values, strict=True):
-            getattr(self, name).copy_(value)
-        return self
 
     def _mean_of(self, scatter: Tensor) -> Tensor:
         return scatter / torch.where(self.count > 0, self.count, 1)
@@ -176,7 +177,7 @@ class _Stream(nn.Module):
         return self
 
 
-class FeatureMoments(_Stream):
+class FeatureMoments(MomentStream):
     """Streaming mean and population variance of each feature, in O(D) memory.
 
     Args:
@@ -215,7 +216,7 @@ class FeatureMoments(_Stream):
         return f"in_features={self.in_features}"
 
 
-class Moments(_Stream):
+class Moments(MomentStream):
     r"""Streaming means and (cross-)covariances of one space, or of two paired ones.
 
     .. math:: C_{xy} = \tfrac1W \sum_i w_i (x_i - \mu_x)(y_i - \mu_y)^\top
@@ -250,8 +251,7 @@ class Moments(_Stream):
             super().__init__((in_features,), ((0, 0),), outer, exact)
         else:
             checks.check_size("out_features", out_features)
-            pairs = ((0, 0), (0, 1), (1, 1))
-            super().__init__((in_features, out_features), pairs, outer, exact)
+            super().__init__((in_features, out_features), BOTH, outer, exact)
         self.in_features, self.out_features = in_features, out_features
 
     def update(self, x: Tensor, y: Tensor | None = None, weights: Tensor | None = None) -> Self:

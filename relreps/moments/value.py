@@ -1,53 +1,28 @@
-"""Sums over rows: counts, means and centred products, in chunks, merged, in float64.
+"""Counts, means and centred products of rows, in float64: a value that is added up.
 
-Every chunk is centred on its own mean before it is squared (data of mean 1000 lose nothing); its
-products stay in the precision of the input; sums over chunks are float64. Any chunking, and any
-order of merging, gives the same moments up to float64 rounding.
+Normalisers, translators and measures all rest on these few sums, so they are kept in one form. Any
+order of adding gives the same moments up to float64 rounding. `relreps.moments.rows` takes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial, reduce
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from relreps._core import checks
 from relreps._core.distributed import all_reduce_sum
-from relreps._core.linalg import as_float64, full_precision
-
-#: Rows per chunk: their product costs far more than adding it up in float64, and stays in cache.
-_CHUNK = 2048
-
-#: Chunks whose means are kept until they are put together. What is kept lies between the freed
-#: chunks and stops the allocator from using them again, so these few cost some chunks of memory.
-_GROUP = 4
+from relreps._core.rounding import is_constant, rounding_of, safe_sqrt
 
 Product = Callable[[Tensor, Tensor], Tensor]
-Products = Product | tuple[Product, ...]
 Pairs = tuple[tuple[int, int], ...]
+#: What is subtracted from the rows of a side, and what they are then multiplied by.
+Map = tuple[Tensor | None, Tensor | None]
 
-
-class RowMoments(NamedTuple):
-    """Moments of some rows.
-
-    Attributes:
-        total: Total weight, a scalar.
-        means: One mean for each set of rows, :math:`(D,)`.
-        scatters: One centred sum of products for each pair of sets that was asked for.
-    """
-
-    total: Tensor
-    means: tuple[Tensor, ...]
-    scatters: tuple[Tensor, ...]
-
-    def to(self, device: torch.device) -> RowMoments:
-        """The same on ``device``."""
-        means, scatters = (tuple(t.to(device) for t in part) for part in self[1:])
-        return RowMoments(self.total.to(device), means, scatters)
+#: Of two paired spaces: each with itself, and one with the other.
+BOTH: Pairs = ((0, 0), (0, 1), (1, 1))
 
 
 def elementwise(a: Tensor, b: Tensor) -> Tensor:
@@ -60,199 +35,179 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
     return a.mT @ b
 
 
-def row_moments(
-    *sides: Tensor,
-    pairs: Pairs = ((0, 0),),
-    product: Products = elementwise,
-    weights: Tensor | None = None,
-    exact: bool = False,
-) -> RowMoments:
-    r"""Moments of paired rows in float64, differentiable.
+@dataclass(frozen=True, slots=True)
+class RowMoments:
+    r"""Moments of some rows of one or more paired spaces ("sides"), in float64.
 
-    .. math:: \mu = \tfrac1W\sum_i w_i x_i, \qquad
-              S_{xy} = \sum_i w_i\, (x_i - \mu_x) \otimes (y_i - \mu_y)
+    ``a + b`` are the moments of the rows of both, ``a - b`` those of the rows of ``a`` that are not
+    in ``b``, and ``a * factor`` gives every row that many times its weight.
 
-    Cost: that of ``product``, and one chunk of memory.
-
-    Args:
-        sides: Sets of rows ``(N, D_0)``, ``(N, D_1)``, ..., paired row by row.
-        pairs: Which sets to multiply, by position.
-        product: `elementwise` (variances) or `outer` (covariances), for all pairs or one for each.
-        weights: One non-negative weight a row; 1 each by default.
-        exact: Take the products in float64 too, at twice the time in float32: for what solves
-            equations with them, which squares the condition number.
+    Attributes:
+        total: Total weight :math:`W`, a scalar.
+        means: One mean for each side, :math:`(D_i,)`.
+        scatters: One sum :math:`\sum w (x - \mu_x) \otimes (y - \mu_y)` for each of ``pairs``:
+            :math:`(D_i, D_j)`, or :math:`(D_i,)` where only equal features were multiplied.
+        pairs: Which sides were multiplied.
+        squares: Sum of the squared weights, a scalar.
+        eps: Relative rounding of the rows: that of float32 if any of them are coarser than float64.
     """
-    kind = reduce(torch.promote_types, (side.dtype for side in sides), torch.float32)
-    weights = None if weights is None else weights.to(sides[0].device)
-    widen = as_float64 if exact else partial(Tensor.to, dtype=kind)
-    chunk = _CHUNK // 2 if exact else _CHUNK  # as much memory in float64 as in float32
-    with full_precision(sides[0]):
-        groups = _split(sides, weights, _GROUP * chunk)
-        parts = (_group_moments(rows, w, pairs, product, widen, chunk) for rows, w in groups)
-        return reduce(partial(merged, pairs=pairs, product=product), parts)
 
+    total: Tensor
+    means: tuple[Tensor, ...]
+    scatters: tuple[Tensor, ...]
+    pairs: Pairs
+    squares: Tensor
+    eps: float
 
-def check_chunk_weights(weights: Tensor, rows: int) -> None:
-    """As `checks.check_weights`, but a chunk may have no row that counts, or no row at all."""
-    checks.check_floating("weights", weights)
-    if weights.is_meta or weights.shape != (rows,) or bool(weights.any()):
-        checks.check_weights(weights, rows)
-
-
-def tallies(sides: tuple[Tensor, ...], weights: Tensor | None, like: Tensor) -> Tensor:
-    """Sums of squared weights, and of rows that count and are coarser than float64, ``(2,)``.
-
-    They say how many pairs there are in effect and how they are rounded. As the moments they are
-    sums over the rows, so they are merged and reduced by adding.
-    """
-    count = torch.full_like(like, len(sides[0]))
-    squares = count
-    if weights is not None:
-        wide = as_float64(weights).to(like.device)
-        squares, count = wide.square().sum(), (wide > 0).sum().to(like)
-    coarse = any(side.dtype != torch.float64 for side in sides)
-    return torch.stack((squares, count * coarse))
-
-
-def finite_moments(take: Callable[..., RowMoments], *sides: Tensor) -> RowMoments:
-    """``take(*sides)``, or an error that names the first row that is not finite. Synchronises.
-
-    Only the result is looked at, which is finite if and only if the rows are (or they are so large
-    that their squares overflow, and then float64 is tried): no pass over the data is spent.
-    """
-    moments = take(*sides)
-    if _is_finite(moments):
-        return moments
-    for name, side in zip("xy", sides, strict=False):
-        checks.check_finite(name, side)
-    return take(*(as_float64(side) for side in sides))
-
-
-def _is_finite(moments: RowMoments) -> bool:
-    parts = (*moments.means, *moments.scatters)
-    return moments.total.is_meta or all(bool(part.isfinite().all()) for part in parts)
-
-
-def merged(
-    a: RowMoments, b: RowMoments, pairs: Pairs = ((0, 0),), product: Products = elementwise
-) -> RowMoments:
-    """Moments of the rows of ``a`` and ``b`` together (Chan, Golub and LeVeque 1983).
-
-    A negative total of ``b``, with negative scatters, takes its rows away again.
-    """
-    total = a.total + b.total
-    share = b.total / torch.where(total > 0, total, 1)
-    steps = tuple(mb - ma for ma, mb in zip(a.means, b.means, strict=True))
-    return RowMoments(
-        total,
-        tuple(mean + step * share for mean, step in zip(a.means, steps, strict=True)),
-        tuple(
-            sa + sb + times(steps[i][None], steps[j][None]) * (a.total * share)
-            for sa, sb, (i, j), times in zip(
-                a.scatters, b.scatters, pairs, _each(product, pairs), strict=True
-            )
-        ),
-    )
-
-
-def all_reduced(
-    moments: RowMoments,
-    pairs: Pairs = ((0, 0),),
-    product: Products = elementwise,
-    group: dist.ProcessGroup | None = None,
-) -> RowMoments:
-    """Moments of the rows of all processes together; their sizes have to agree.
-
-    The means are summed first, which is little. They are the common shift about which the scatters
-    are plain sums, and those are one ``all_reduce``. A process without rows adds nothing.
-    """
-    total, *sums = all_reduce_sum(
-        moments.total, *(mean * moments.total for mean in moments.means), group=group
-    )
-    means = tuple(s / _positive(total) for s in sums)
-    drifts = [own - mean for own, mean in zip(moments.means, means, strict=True)]
-    shifted = (
-        scatter + times(drifts[i][None], drifts[j][None]) * moments.total
-        for scatter, (i, j), times in zip(
-            moments.scatters, pairs, _each(product, pairs), strict=True
+    def __add__(self, other: RowMoments) -> RowMoments:
+        # With weights V, W and means m, m + d of the two, the mean of all is m + d W / (V + W), and
+        # the products about it are those about either mean and, of the shifts to the common one,
+        #   V (d W / (V + W))² + W (d V / (V + W))² = d² V W / (V + W)
+        # (Chan, Golub and LeVeque 1983). Nothing large is subtracted.
+        total = self.total + other.total
+        share = other.total / torch.where(total > 0, total, 1)
+        steps = tuple(b - a for a, b in zip(self.means, other.means, strict=True))
+        return RowMoments(
+            total,
+            tuple(mean + step * share for mean, step in zip(self.means, steps, strict=True)),
+            tuple(
+                a + b + _like(a)(steps[i][None], steps[j][None]) * (self.total * share)
+                for a, b, (i, j) in zip(self.scatters, other.scatters, self.pairs, strict=True)
+            ),
+            self.pairs,
+            self.squares + other.squares,
+            max(self.eps, other.eps),
         )
-    )
-    return RowMoments(total, means, all_reduce_sum(*shifted, group=group))
+
+    def __sub__(self, other: RowMoments) -> RowMoments:
+        return self + replace(
+            other,
+            total=-other.total,
+            scatters=tuple(-s for s in other.scatters),
+            squares=-other.squares,
+        )
+
+    def __mul__(self, factor: float) -> RowMoments:
+        return replace(
+            self,
+            total=self.total * factor,
+            means=tuple(m.clone() for m in self.means),
+            scatters=tuple(s * factor for s in self.scatters),
+            squares=self.squares * factor**2,
+        )
+
+    def to(self, device: torch.device) -> RowMoments:
+        """The same on ``device``."""
+        means, scatters = (tuple(t.to(device) for t in p) for p in (self.means, self.scatters))
+        return replace(
+            self,
+            total=self.total.to(device),
+            means=means,
+            scatters=scatters,
+            squares=self.squares.to(device),
+        )
+
+    def all_reduced(self, group: dist.ProcessGroup | None = None) -> RowMoments:
+        """Moments of the rows of all processes together; their sizes have to agree.
+
+        A process without rows adds nothing. Two ``all_reduce``: the means, which are little, and
+        what they are the common shift for, about which the scatters are plain sums.
+        """
+        coarse = torch.full_like(self.total, self.eps > rounding_of(torch.float64))
+        total, squares, coarse, *sums = all_reduce_sum(
+            self.total, self.squares, coarse, *(m * self.total for m in self.means), group=group
+        )
+        means = tuple(s / torch.where(total > 0, total, 1) for s in sums)
+        drifts = [own - mean for own, mean in zip(self.means, means, strict=True)]
+        shifted = (
+            s + _like(s)(drifts[i][None], drifts[j][None]) * self.total
+            for s, (i, j) in zip(self.scatters, self.pairs, strict=True)
+        )
+        eps = rounding_of(torch.float32 if bool(coarse > 0) else torch.float64)
+        scatters = all_reduce_sum(*shifted, group=group)
+        return RowMoments(total, means, scatters, self.pairs, squares, eps)
+
+    def of(self, *sides: int) -> RowMoments:
+        """Moments of one or two of the sides, of which the pairs have been multiplied."""
+        wanted = tuple((i, j) for n, i in enumerate(sides) for j in sides[n:])
+        return replace(
+            self,
+            means=tuple(self.means[i] for i in sides),
+            scatters=tuple(self.scatters[self.pairs.index(pair)] for pair in wanted),
+            pairs=BOTH if len(sides) == 2 else ((0, 0),),
+        )
+
+    def mapped(self, *maps: Map) -> RowMoments:
+        """Moments after each side went through ``(x - shift) * factor``, or ``@ factor``.
+
+        Args:
+            maps: ``(shift, factor)`` for each side: a shift ``(D,)`` or None, and a factor, which
+                is one number a feature ``(D,)``, a scalar, a matrix ``(D, D')`` or None.
+        """
+        means = []
+        for mean, (shift, factor) in zip(self.means, maps, strict=True):
+            rest = mean if shift is None else mean - shift
+            means.append(rest if factor is None else times(rest[None], factor)[0])
+        scatters = []
+        for scatter, (i, j) in zip(self.scatters, self.pairs, strict=True):
+            left, right = maps[i][1], maps[j][1]
+            if right is not None:
+                scatter = times(scatter, right)
+            if left is not None:
+                whole = scatter.dim() == 2
+                scatter = times(scatter.mT, left).mT if whole else times(scatter, left)
+            scatters.append(scatter)
+        return replace(self, means=tuple(means), scatters=tuple(scatters))
+
+    def about_zero(self) -> RowMoments:
+        """The same with products about zero, not about the means, which count as zero then."""
+        added = (
+            s + self.total * _like(s)(self.means[i][None], self.means[j][None])
+            for s, (i, j) in zip(self.scatters, self.pairs, strict=True)
+        )
+        means = tuple(torch.zeros_like(m) for m in self.means)
+        return replace(self, means=means, scatters=tuple(added))
+
+    @property
+    def xx(self) -> Tensor:
+        """Products of the first side with itself, ``(D, D)`` or ``(D,)``."""
+        return self.scatters[0]
+
+    @property
+    def xy(self) -> Tensor:
+        """Products of two sides, ``(D, E)``."""
+        return self.scatters[self.pairs.index((0, 1))]
+
+    @property
+    def yy(self) -> Tensor:
+        """Products of the second side with itself, ``(E, E)`` or ``(E,)``."""
+        return self.scatters[self.pairs.index((1, 1))]
+
+    def diagonal(self, side: int = 0) -> Tensor:
+        """Sum of the squares of each feature of a side, ``(D,)``."""
+        scatter = self.scatters[self.pairs.index((side, side))]
+        return scatter if scatter.dim() == 1 else scatter.diagonal()
+
+    def deviations(self, side: int = 0) -> Tensor:
+        """Population deviation of each feature of a side, ``(D,)``; exactly 0 if it is rounding."""
+        centered = self.diagonal(side) / self.total
+        constant = is_constant(centered, self.means[side] ** 2, self.eps)
+        return safe_sqrt(torch.where(constant, 0, centered))
+
+    @property
+    def effective_rows(self) -> float:
+        r"""Number of rows of equal weight that weigh as much, :math:`W^2 / \sum w^2`."""
+        return float(self.total**2 / self.squares)
 
 
-def _each(product: Products, pairs: Pairs) -> tuple[Product, ...]:
-    return product if isinstance(product, tuple) else (product,) * len(pairs)
+def _like(scatter: Tensor) -> Product:
+    """The product that a scatter is a sum of."""
+    return outer if scatter.dim() == 2 else elementwise
 
 
-def _split(
-    sides: tuple[Tensor, ...], weights: Tensor | None, size: int
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-    for start in range(0, max(sides[0].shape[0], 1), size):
-        rows = slice(start, start + size)
-        yield tuple(side[rows] for side in sides), None if weights is None else weights[rows]
-
-
-def _group_moments(
-    sides: tuple[Tensor, ...],
-    weights: Tensor | None,
-    pairs: Pairs,
-    product: Products,
-    widen: Callable[[Tensor], Tensor],
-    chunk: int,
-) -> RowMoments:
-    """Moments of some chunks: products are added up, means are put together at the end."""
-    scatters: tuple[Tensor, ...] | None = None
-    counts, shifts, rests = [], [], []
-    for rows, w in _split(sides, weights, chunk):
-        wide = tuple(widen(side) for side in rows)
-        count, shift, rest, products = _chunk_sums(wide, w, pairs, product)
-        sums = tuple(as_float64(p) for p in products)
-        scatters = sums if scatters is None else tuple(map(torch.add, scatters, sums))
-        counts.append(count)
-        shifts.append(shift)
-        rests.append(rest)
-    n = as_float64(torch.stack(counts))[:, None]
-    total = n.sum()
-    offsets = [as_float64(torch.stack(side)) / _positive(n) for side in zip(*rests, strict=True)]
-    means, drifts = [], []
-    for offset, side in zip(offsets, zip(*shifts, strict=True), strict=True):
-        local = as_float64(torch.stack(side)) + offset
-        means.append((local * n).sum(0) / _positive(total))
-        drifts.append(local - means[-1])
-    each = tuple(zip(pairs, _each(product, pairs), strict=True))
-    between = (times(drifts[i] * n, drifts[j]) for (i, j), times in each)
-    within = (times(offsets[i] * n, offsets[j]) for (i, j), times in each)
-    parts = zip(scatters or (), between, within, strict=True)
-    return RowMoments(total, tuple(means), tuple(s + b - w for s, b, w in parts))
-
-
-def _chunk_sums(
-    sides: tuple[Tensor, ...], weights: Tensor | None, pairs: Pairs, product: Products
-) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """Weight, shifts, and the sums and products of the rows without their shift."""
-    size = sides[0].shape[0]
-    if weights is None:
-        count = sides[0].new_full((), size)
-    else:
-        w = weights.to(sides[0])[:, None]
-        count = as_float64(weights).sum()
-    shifts, centred, weighted = [], [], []
-    for side in sides:
-        # A mean rounded to the input's precision is good enough to centre on; what it misses is
-        # the mean of the centred rows, which is small and therefore precise.
-        rows = side.detach()
-        if weights is None:
-            shift = rows.sum(0) / max(size, 1)
-        else:
-            shift = ((rows * w).sum(0) / _positive(count)).to(side.dtype)
-        rest = side - shift
-        shifts.append(shift)
-        centred.append(rest)
-        weighted.append(rest if weights is None else rest * w)
-    each = zip(pairs, _each(product, pairs), strict=True)
-    products = [times(weighted[i], centred[j]) for (i, j), times in each]
-    return count, shifts, [rest.sum(0) for rest in weighted], products
-
-
-def _positive(count: Tensor) -> Tensor:
-    return torch.where(count > 0, count, 1)
+def times(rows: Tensor, factor: Tensor | None) -> Tensor:
+    """Rows by one number each feature, by one for all, or by a matrix; None changes nothing."""
+    if factor is None:
+        return rows
+    factor = factor.to(rows.dtype)
+    return rows @ factor if factor.dim() == 2 else rows * factor

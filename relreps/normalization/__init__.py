@@ -5,34 +5,38 @@ neither on its batch nor on the train or eval mode. No epsilon is added anywhere
 by 1e-6 is normalised as well as the original (in float32 down to about 1e-18, where the squares of
 deviations underflow).
 
-Each function is the map for given statistics; the module of the same purpose remembers them.
+Each function is the map for given statistics; the class below it in the same file remembers them.
 """
 
-from relreps.normalization.base import AbstractFittedNormalizer, AbstractNormalizer
+from relreps._core.invariance import ABSORBED, BROKEN, residues
+from relreps.normalization.base import Affine, AffineNormalizer, Normalizer
+from relreps.normalization.center import Center, center
 from relreps.normalization.chain import NormalizerChain
-from relreps.normalization.maps import (
-    center,
-    deviations,
+from relreps.normalization.scale import (
+    IsotropicScale,
+    StandardScale,
+    UnitNorm,
     inverse_standard_scale,
     standard_scale,
     unit_norm,
-    whiten,
 )
-from relreps.normalization.scale import Center, IsotropicScale, StandardScale, UnitNorm
-from relreps.normalization.whiten import Whiten
+from relreps.normalization.whiten import Whiten, whiten
 
 __all__ = [
-    "AbstractFittedNormalizer",
-    "AbstractNormalizer",
+    "ABSORBED",
+    "BROKEN",
+    "Affine",
+    "AffineNormalizer",
     "Center",
     "IsotropicScale",
+    "Normalizer",
     "NormalizerChain",
     "StandardScale",
     "UnitNorm",
     "Whiten",
     "center",
-    "deviations",
     "inverse_standard_scale",
+    "residues",
     "standard_scale",
     "unit_norm",
     "whiten",

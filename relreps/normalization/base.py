@@ -1,71 +1,140 @@
-"""What normalisers have in common."""
+"""What normalisers have in common: statistics are returned, and only `remember` writes them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.invariance import Residues, invariances
+from relreps._core.linalg import at_least_float32
 from relreps._core.state import FittedModule
-from relreps.moments import RowMoments, elementwise, finite_moments, merged, row_moments
-from relreps.normalization.maps import deviations
+from relreps.moments import RowMoments, elementwise, finite_moments, row_moments
+from relreps.moments.value import Product, times
+
+#: What a normaliser takes from reference rows: tensors, or for a chain one such tuple a part.
+Statistics = tuple[Any, ...]
 
 
-class AbstractNormalizer(nn.Module, ABC):
+class Affine(NamedTuple):
+    """A normaliser as ``(x - shift) * factor``, and back; None stands for nothing to do.
+
+    Attributes:
+        shift: What is subtracted, ``(D,)``; after it the reference rows sum to zero.
+        factor: One number a feature, one for all, or a matrix ``(D, D)`` from the right.
+        inverse: What undoes ``factor``.
+    """
+
+    shift: Tensor | None = None
+    factor: Tensor | None = None
+    inverse: Tensor | None = None
+
+
+class Normalizer(nn.Module, ABC):
     """A map of rows ``(..., D) -> (..., D)``, fitted on reference rows, that says what it removes.
 
-    A subclass declares `residues`: what is left behind it of each transformation of the space.
+    `statistics_of` takes from reference rows what `map` needs, and changes nothing; `remember`
+    keeps it for `forward`. So a normaliser can be tried, and refused, without being touched. A
+    subclass declares `residues`: what is left after it of each transformation of the space.
     """
 
     residues: Residues
-    #: Whether reference rows sum to zero behind it, and so span one dimension less.
-    centres: bool = False
+    #: Whether reference rows sum to zero after it, and so span one dimension less.
+    centers: bool = False
+    #: Whether it begins by bringing each row to length one, which no moments can tell.
+    unit_rows: bool = False
+    #: The second moments it is fitted on: `elementwise` (variances) or `outer` (covariances).
+    product: Product = staticmethod(elementwise)
 
     @property
     def invariant_to(self) -> frozenset[str]:
         """Transformations of rows and reference together that leave the output as it is."""
         return invariances(self.residues, frozenset())
 
-    @abstractmethod
     def fit(self, x: Tensor) -> Self:
         """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten."""
-
-    def inverse(self, x: Tensor) -> Tensor:
-        """Rows ``(..., D)`` in the original space, where the map is one-to-one."""
-        raise ValueError(f"{self} has no inverse: it does not determine the row.")
+        return self.remember(self.checked_statistics_of(x))
 
     def partial_fit(self, x: Tensor) -> Self:
         """Add the rows ``(N, D)`` to those of earlier calls; where there are no sums, `fit`."""
         return self.fit(x)
 
-    @abstractmethod
-    def relative_to(self, reference: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Fit on ``reference`` and map each of ``rows``, without state; gradients reach all."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise rows ``(..., D)`` with the fitted statistics."""
+        return self.map(x, self._remembered(x))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Rows ``(..., D)`` in the original space, where the map is one-to-one."""
+        return self.unmap(x, self._remembered(x))
 
     @abstractmethod
-    def _refit(self, x: Tensor) -> None:
-        """`fit` without looking at values, for use inside ``forward``."""
+    def statistics_of(self, x: Tensor) -> Statistics:
+        """Statistics of reference rows ``(N, D)``: differentiable, blind to values, without state.
+
+        For use inside a ``forward``: it never waits for the device.
+        """
 
     @abstractmethod
-    def _adopt(self, other: AbstractNormalizer) -> None:
-        """Take over the state of another instance of the same construction."""
+    def checked_statistics_of(self, x: Tensor) -> Statistics:
+        """The same, without gradient, for rows that were looked at: raises where `fit` does."""
+
+    @abstractmethod
+    def map(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows ``(..., D)`` normalised by given statistics."""
+
+    def unmap(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows ``(..., D)`` back in the original space."""
+        raise ValueError(f"{self} has no inverse: it does not determine the row.")
+
+    @abstractmethod
+    def remember(self, statistics: Statistics) -> Self:
+        """Keep statistics for `forward`."""
+
+    def check_affine(self) -> None:
+        """Raise if it is not an affine map of rows, or of unit rows if `unit_rows`."""
+
+    def refuse(self, moments: RowMoments, name: str = "x") -> None:
+        """Raise if no map follows from these moments. May look at values."""
+
+    @abstractmethod
+    def affine(self, moments: RowMoments) -> Affine:
+        """The map that follows from the moments of one space, for a translator.
+
+        Args:
+            moments: Of one side, after each row was brought to length one if `unit_rows`.
+        """
+
+    @abstractmethod
+    def _remembered(self, x: Tensor) -> Statistics:
+        """What `forward` uses, once ``x`` and this have been found to be fit for it."""
 
 
-class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
-    """A normaliser with statistics of its own, one buffer each.
+class AffineNormalizer(FittedModule, Normalizer):
+    """A normaliser that follows from means and second moments, with one buffer a statistic.
 
-    A subclass names the buffers in `_statistics`, and gives `_solve` (statistics from moments,
-    differentiable, blind to values), `_refuse` (what cannot be normalised) and `_map`.
+    A subclass gives `statistics` (from moments; differentiable, blind to values), `to_affine`
+    (what they do to a row), and, where they are not one number a feature, `shapes`:
+
+    .. code-block:: python
+
+        class HalfScale(AffineNormalizer):
+            residues = residues(translation=ABSORBED, affine="linear", sample_scale=BROKEN)
+
+            def statistics(self, moments):
+                return (moments.means[0],)
+
+            def to_affine(self, mean):
+                return Affine(mean, torch.full_like(mean, 0.5), torch.full_like(mean, 2.0))
+
+    Args:
+        in_features: Number of features D.
     """
 
     mean: Tensor
-    centres = True
-    _statistics: tuple[str, ...]
-    _product = staticmethod(elementwise)
+    centers = True
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -73,20 +142,41 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
         self.in_features = in_features
         self._seen: RowMoments | None = None
         self._missing = "Call `fit(anchors)` first."
-        for name in self._statistics:
-            self.register_buffer(name, torch.zeros(self._shape_of(name)))
+        shapes = self.shapes()
+        self._names = tuple(shapes)
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
 
-    def fit(self, x: Tensor) -> Self:
-        """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten. O(ND)."""
-        checks.check_rows("x", x, self.in_features)
-        return self._learn(self._checked_moments(x), x.dtype)
+    # What a subclass gives.
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the statistics, in the order of `statistics`."""
+        return {"mean": (self.in_features,)}
+
+    @abstractmethod
+    def statistics(self, moments: RowMoments) -> tuple[Tensor, ...]:
+        """What follows from moments of reference rows: differentiable, blind to values."""
+
+    @abstractmethod
+    def to_affine(self, *statistics: Tensor) -> Affine:
+        """What these statistics do to a row."""
+
+    def refuse(self, moments: RowMoments, name: str = "x") -> None:
+        """Raise if no map follows from these moments. May look at values."""
+        if not bool((moments.deviations() > 0).any()):
+            raise ValueError(
+                f"`{name}` must vary in at least one feature, got rows that are all equal. "
+                "Give at least two different rows."
+            )
+
+    # What it gets.
 
     def partial_fit(self, x: Tensor) -> Self:
         """Add the rows ``(N, D)`` to those of earlier calls, in constant memory.
 
-        The result is that of one `fit` on all rows; until they suffice for that, it stays unfitted.
-        The cost is that of `fit` on the new rows. The running sums are not in a checkpoint: to go
-        on after loading, keep a `relreps.moments.FeatureMoments` of your own.
+        The result is that of one `fit` on all rows; where they do not suffice for that, it is
+        unfitted until they do. The cost is that of `fit` on the new rows. The running sums are not
+        in a checkpoint: to go on after loading, keep a `FeatureMoments` of your own.
         """
         checks.check_rows("x", x, self.in_features, minimum=0)
         if self._fitted and self._seen is None:
@@ -94,110 +184,89 @@ class AbstractFittedNormalizer(FittedModule, AbstractNormalizer):
                 f"{type(self).__name__} has statistics without their running sums, which are not "
                 "in a checkpoint. Call `fit` to start anew."
             )
-        new = self._checked_moments(x)
+        new = self._finite_moments(x)
         if self._seen is not None:
-            new = self._merged(_to(self._seen, new.total.device), new)
+            new = self._seen.to(new.total.device) + new
         try:
-            return self._learn(new, x.dtype)
+            self.remember(self._checked(new))
         except ValueError as error:
-            self._seen = new
             self._missing = f"The rows of `partial_fit` do not suffice yet: {error}"
-            return self
+            self._mark_fitted(False)
+        self._seen = new
+        return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise rows ``(..., D)`` with the fitted statistics."""
-        return self._map(self._ready(x), *self._state())
+    def fit(self, x: Tensor) -> Self:
+        """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten. O(ND)."""
+        checks.check_rows("x", x, self.in_features)
+        moments = self._finite_moments(x)
+        self.remember(self._checked(moments))
+        self._seen = moments
+        return self
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """Rows ``(..., D)`` in the original space; constant features come back as their mean."""
-        return self._unmap(self._ready(x), *self._state())
+    def statistics_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Statistics of reference rows ``(N, D)``: differentiable, blind to values."""
+        return self.statistics(self._moments(x))
 
-    def relative_to(self, reference: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Fit on ``reference`` and map each of ``rows``, without state; gradients reach all."""
-        statistics = self._solve(self._moments(reference), reference.dtype)
-        return tuple(self._map(x, *statistics) for x in rows)
+    def checked_statistics_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The same, without gradient, for rows that were looked at: raises where `fit` does."""
+        checks.check_rows("x", x, self.in_features)
+        return self._checked(self._finite_moments(x))
+
+    @torch.no_grad()
+    def remember(self, statistics: Statistics) -> Self:
+        """Keep statistics for `forward`."""
+        for name, value in zip(self._names, statistics, strict=True):
+            getattr(self, name).copy_(value)
+        self._seen = None
+        self._mark_fitted()
+        return self
+
+    def affine(self, moments: RowMoments) -> Affine:
+        """The map that follows from the moments of one space, for a translator."""
+        return self.to_affine(*self.statistics(moments))
+
+    def map(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows ``(..., D)`` normalised by given statistics, ``(x - shift) * factor``."""
+        shift, factor, _ = self.to_affine(*statistics)
+        wide = at_least_float32(x)
+        moved = wide if shift is None else wide - shift.to(wide.dtype)
+        return times(moved, factor).to(x.dtype)
+
+    def unmap(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows ``(..., D)`` back in the original space."""
+        shift, _, inverse = self.to_affine(*statistics)
+        wide = times(at_least_float32(x), inverse)
+        return (wide if shift is None else wide + shift.to(wide.dtype)).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call."""
         return f"in_features={self.in_features}"
 
-    # What a subclass gives.
-
-    def _shape_of(self, statistic: str) -> tuple[int, ...]:
-        return (self.in_features,)
-
-    @abstractmethod
-    def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]: ...
-
-    def _refuse(self, moments: RowMoments, dtype: torch.dtype) -> None:
-        """Raise if no map follows from these moments. May look at values."""
-        if not bool((deviations(moments, dtype) > 0).any()):
-            raise ValueError(
-                "`x` must vary in at least one feature, got rows that are all equal. "
-                "Give at least two different rows."
-            )
-
-    @abstractmethod
-    def _map(self, x: Tensor, *statistics: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor: ...
-
-    # What it gets.
-
     def _moments(self, x: Tensor) -> RowMoments:
-        return row_moments(x, product=self._product)
+        return row_moments(x, product=self.product)
 
-    def _merged(self, a: RowMoments, b: RowMoments) -> RowMoments:
-        return merged(a, b, product=self._product)
+    @torch.no_grad()
+    def _finite_moments(self, x: Tensor) -> RowMoments:
+        return finite_moments(self._moments, x)
 
-    def _checked_moments(self, x: Tensor) -> RowMoments:
-        with torch.no_grad():
-            return finite_moments(self._moments, x)
-
-    def _learn(self, moments: RowMoments, dtype: torch.dtype) -> Self:
-        self._refuse(moments, dtype)
-        statistics = self._solve(moments, dtype)
-        for buffer, value in zip(self._state(), statistics, strict=True):
-            if not bool(value.to(buffer.dtype).isfinite().all()):
+    @torch.no_grad()
+    def _checked(self, moments: RowMoments) -> tuple[Tensor, ...]:
+        """Statistics as the buffers will hold them, so that trying them is what comes of them."""
+        self.refuse(moments)
+        named = zip(self._names, self.statistics(moments), strict=True)
+        statistics = tuple(value.to(getattr(self, name)) for name, value in named)
+        for value in statistics:
+            if not bool(value.isfinite().all()):
                 raise ValueError(
-                    f"the statistics of `x` do not fit into {buffer.dtype}. Keep the normaliser in "
+                    f"the statistics of `x` do not fit into {value.dtype}. Keep the normaliser in "
                     "a wider type, or bring the rows nearer to 1."
                 )
-        self._write(statistics)
-        self._seen = moments
-        return self
+        return statistics
 
-    def _adopt(self, other: AbstractNormalizer) -> None:
-        if isinstance(other, AbstractFittedNormalizer):
-            self._write(other._state())
-            self._seen = other._seen
-
-    def _refit(self, x: Tensor) -> None:
-        with torch.no_grad():
-            self._write(self._solve(self._moments(x), x.dtype))
-        self._seen = None
-
-    def _write(self, statistics: tuple[Tensor, ...]) -> None:
-        for buffer, value in zip(self._state(), statistics, strict=True):
-            buffer.copy_(value)
-        self._mark_fitted()
-
-    def _state(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, name) for name in self._statistics)
-
-    def _ready(self, x: Tensor) -> Tensor:
+    def _remembered(self, x: Tensor) -> tuple[Tensor, ...]:
         checks.check_features("x", x, self.in_features)
         self._require_fitted(self._missing)
-        return x
+        return tuple(getattr(self, name) for name in self._names)
 
     def _on_load(self) -> None:
         self._seen = None
-
-
-def _to(moments: RowMoments, device: torch.device) -> RowMoments:
-    return RowMoments(
-        moments.total.to(device),
-        tuple(m.to(device) for m in moments.means),
-        tuple(s.to(device) for s in moments.scatters),
-    )

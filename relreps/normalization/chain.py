@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Self
 
 from torch import Tensor, nn
 
 from relreps._core.invariance import Residues, residues, then
-from relreps.normalization.base import AbstractFittedNormalizer, AbstractNormalizer
+from relreps.moments import RowMoments, elementwise, outer
+from relreps.moments.value import Product
+from relreps.normalization.base import Affine, AffineNormalizer, Normalizer, Statistics
 
 
-class NormalizerChain(AbstractNormalizer):
+class NormalizerChain(Normalizer):
     """Normalisers one after the other, each fitted on what the ones before it make of the rows.
 
     Args:
@@ -30,10 +31,10 @@ class NormalizerChain(AbstractNormalizer):
         tensor([[0., 1.]])
     """
 
-    def __init__(self, *normalizers: AbstractNormalizer) -> None:
+    def __init__(self, *normalizers: Normalizer) -> None:
         super().__init__()
         for i, normalizer in enumerate(normalizers):
-            if not isinstance(normalizer, AbstractNormalizer):
+            if not isinstance(normalizer, Normalizer):
                 came = type(normalizer).__name__
                 raise TypeError(f"`normalizers[{i}]` must be a normaliser of relreps, got {came}.")
         widths = [n.in_features for n in normalizers if hasattr(n, "in_features")]
@@ -48,36 +49,27 @@ class NormalizerChain(AbstractNormalizer):
 
     @property
     def residues(self) -> Residues:  # type: ignore[override]
-        """What is left of each transformation behind all of them."""
+        """What is left of each transformation after all of them."""
         left: Residues = residues()
         for normalizer in self:
             left = then(left, normalizer.residues)
         return left
 
     @property
-    def centres(self) -> bool:  # type: ignore[override]
+    def centers(self) -> bool:  # type: ignore[override]
         """Whether the rows lose one dimension on the way."""
-        return any(normalizer.centres for normalizer in self)
+        return any(normalizer.centers for normalizer in self)
 
-    def __iter__(self) -> Iterator[AbstractNormalizer]:
+    def __iter__(self) -> Iterator[Normalizer]:
         return iter(self.normalizers)  # type: ignore[arg-type]
-
-    def fit(self, x: Tensor) -> Self:
-        """Fit each on the output of the one before; on an error nothing changes."""
-        trials = [copy.deepcopy(normalizer) for normalizer in self]
-        for trial in trials:
-            x = trial.fit(x)(x)
-        for normalizer, trial in zip(self, trials, strict=True):
-            normalizer._adopt(trial)
-        return self
 
     def partial_fit(self, x: Tensor) -> Self:
         """Add the rows ``(N, D)`` to those of earlier calls, where that is possible.
 
         It is if at most one of the normalisers has statistics: those of a second one would be taken
-        behind a first one that still changes.
+        after a first one that still changes.
         """
-        if sum(isinstance(part, AbstractFittedNormalizer) for part in self.modules()) > 1:
+        if sum(isinstance(part, AffineNormalizer) for part in self.modules()) > 1:
             raise ValueError(
                 f"{self} cannot be fitted in parts: each of its statistics depends on those before "
                 "it. Call `fit` with all rows."
@@ -86,30 +78,86 @@ class NormalizerChain(AbstractNormalizer):
             x = normalizer.partial_fit(x)(x)
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise rows ``(..., D)``."""
+    @property
+    def product(self) -> Product:  # type: ignore[override]
+        """The most that a part needs."""
+        return outer if any(normalizer.product is outer for normalizer in self) else elementwise
+
+    @property
+    def unit_rows(self) -> bool:  # type: ignore[override]
+        """Whether it begins with `UnitNorm`."""
+        return next(iter(self)).unit_rows
+
+    def statistics_of(self, x: Tensor) -> Statistics:
+        """Of each part, what the ones before it make of the rows."""
+        found = []
         for normalizer in self:
-            x = normalizer(x)
+            found.append(normalizer.statistics_of(x))
+            x = normalizer.map(x, found[-1])
+        return tuple(found)
+
+    def checked_statistics_of(self, x: Tensor) -> Statistics:
+        """The same, without gradient, for rows that were looked at."""
+        found = []
+        for normalizer in self:
+            found.append(normalizer.checked_statistics_of(x))
+            x = normalizer.map(x, found[-1])
+        return tuple(found)
+
+    def map(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows through all of them."""
+        for normalizer, own in zip(self, statistics, strict=True):
+            x = normalizer.map(x, own)
         return x
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """Undo each, last first."""
-        for normalizer in reversed(list(self)):
-            x = normalizer.inverse(x)
+    def unmap(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Each undone, last first."""
+        for normalizer, own in zip(reversed(list(self)), reversed(statistics), strict=True):
+            x = normalizer.unmap(x, own)
         return x
 
-    def relative_to(self, reference: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Fit on ``reference`` and map each of ``rows``, without state; gradients reach all."""
-        for normalizer in self:
-            reference, *rows = normalizer.relative_to(reference, reference, *rows)  # type: ignore[assignment]
-        return tuple(rows)
+    def remember(self, statistics: Statistics) -> Self:
+        """Keep the statistics of each."""
+        for normalizer, own in zip(self, statistics, strict=True):
+            normalizer.remember(own)
+        return self
 
-    def _adopt(self, other: AbstractNormalizer) -> None:
-        if isinstance(other, NormalizerChain):
-            for normalizer, trial in zip(self, other, strict=True):
-                normalizer._adopt(trial)
+    def check_affine(self) -> None:
+        """Refuse a part after the first that brings rows to length one."""
+        if any(normalizer.unit_rows for normalizer in list(self)[1:]):
+            raise ValueError(f"`{self}` is not affine: only its first part may be `UnitNorm`.")
 
-    def _refit(self, x: Tensor) -> None:
-        for normalizer in self:
-            normalizer._refit(x)
-            x = normalizer(x)
+    def refuse(self, moments: RowMoments, name: str = "x") -> None:
+        """Raise where one of them does."""
+        for normalizer in list(self)[self.unit_rows :]:
+            normalizer.refuse(moments, name)
+            own = normalizer.affine(moments)
+            moments = moments.mapped((own.shift, own.factor))
+
+    def affine(self, moments: RowMoments) -> Affine:
+        """All of them as one map, each fitted on the moments that the ones before it leave.
+
+        The first subtracts the mean, so that the others have nothing to subtract.
+        """
+        whole = Affine()
+        for normalizer in list(self)[self.unit_rows :]:
+            own = normalizer.affine(moments)
+            moments = moments.mapped((own.shift, own.factor))
+            whole = Affine(
+                own.shift if whole.shift is None else whole.shift,
+                _composed(whole.factor, own.factor),
+                _composed(own.inverse, whole.inverse),
+            )
+        return whole
+
+    def _remembered(self, x: Tensor) -> Statistics:
+        return tuple(normalizer._remembered(x) for normalizer in self)
+
+
+def _composed(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """One factor for two; see `Affine`."""
+    if first is None or second is None:
+        return second if first is None else first
+    if first.dim() == 2:
+        return first @ second if second.dim() == 2 else first * second
+    return first[..., None] * second if second.dim() == 2 else first * second

@@ -1,4 +1,4 @@
-"""Normalisers that shift and scale: the whole space, each feature, or each row."""
+"""Scales taken away: of the whole space, of each feature, or of each row."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, residues
+from relreps._core.linalg import at_least_float32, unit_rows
+from relreps._core.rounding import safe_reciprocal
 from relreps.moments import RowMoments
-from relreps.normalization.base import AbstractFittedNormalizer, AbstractNormalizer
-from relreps.normalization.maps import (
-    center,
-    deviations,
-    inverse_standard_scale,
-    standard_scale,
-    unit_norm,
-)
+from relreps.normalization.base import Affine, AffineNormalizer, Normalizer, Statistics
 
 
-class UnitNorm(AbstractNormalizer):
+def unit_norm(x: Tensor) -> Tensor:
+    r"""Scale each row to length one, :math:`x / \lVert x \rVert_2`.
+
+    A zero row stays zero and has zero gradient, in every floating type.
+
+    Shape:
+        - x: :math:`(*, D)`. Output: the same.
+    """
+    checks.check_floating("x", x)
+    return unit_rows(x)
+
+
+class UnitNorm(Normalizer):
     r"""Scale each row to length one, :math:`x / \lVert x \rVert_2`.
 
     Removes the scale of each sample, so that a later inner product is a cosine. It has no
@@ -45,72 +52,81 @@ class UnitNorm(AbstractNormalizer):
         linear=BROKEN,
         affine=BROKEN,
     )
+    unit_rows = True
 
-    def fit(self, x: Tensor) -> Self:
-        """Check the rows ``(N, D)``; there is nothing to remember."""
+    def statistics_of(self, x: Tensor) -> Statistics:
+        """None."""
+        return ()
+
+    def checked_statistics_of(self, x: Tensor) -> Statistics:
+        """None; the rows ``(N, D)`` are checked."""
         checks.check_rows("x", x)
         checks.check_finite("x", x)
-        return self
+        return ()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise rows ``(..., D)``."""
+    def map(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows of length one."""
         return unit_norm(x)
 
-    def relative_to(self, reference: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Normalise each of ``rows``; the reference does not matter."""
-        return tuple(unit_norm(x) for x in rows)
+    def remember(self, statistics: Statistics) -> Self:
+        """Nothing."""
+        return self
 
-    def _refit(self, x: Tensor) -> None:
-        pass
+    def affine(self, moments: RowMoments) -> Affine:
+        """Nothing more, once rows have length one."""
+        return Affine()
 
-    def _adopt(self, other: AbstractNormalizer) -> None:
-        pass
+    def _remembered(self, x: Tensor) -> Statistics:
+        return ()
 
 
-class Center(AbstractFittedNormalizer):
-    r"""Subtract the mean of the reference rows, :math:`x - \mu`.
+def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    r"""Centre and divide each feature by its deviation, :math:`(x - \mu) / \sigma`.
 
-    With a cosine behind it the code no longer depends on where the space is centred, which decides
-    the result on encoders trained elsewhere: their embeddings often share one large mean.
-
-    Args:
-        in_features: Number of features D.
+    A feature with :math:`\sigma = 0` maps to 0, for rows that vary in it too: leaving it as it is
+    would tie the output to the unit of that feature.
 
     Shape:
-        - Input: :math:`(*, D)`. Output: the same.
-
-    Raises:
-        RuntimeError: Used before `fit`.
-
-    Example:
-        >>> norm = Center(2).fit(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        >>> norm(torch.tensor([[2.0, 3.0]]))
-        tensor([[0., 0.]])
+        - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
-
-    residues = residues(translation=ABSORBED, affine="linear", sample_scale=BROKEN)
-    _statistics = ("mean",)
-
-    def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        return (moments.means[0],)
-
-    def _refuse(self, moments: RowMoments, dtype: torch.dtype) -> None:
-        pass  # any rows have a mean
-
-    def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        return center(x, *statistics)
-
-    def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        return center(x, -statistics[0])
+    wide = at_least_float32(x)
+    return ((wide - mean.to(wide.dtype)) * safe_reciprocal(std.to(wide.dtype))).to(x.dtype)
 
 
-class IsotropicScale(AbstractFittedNormalizer):
+def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    r"""Undo `standard_scale`, :math:`\sigma x + \mu`; constant features are their mean.
+
+    Shape:
+        - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
+    """
+    wide = at_least_float32(x)
+    return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
+
+
+class _Scaling(AffineNormalizer):
+    """Statistics are a mean and a deviation, of each feature or of all together."""
+
+    def to_affine(self, *statistics: Tensor) -> Affine:
+        """A shift and a factor."""
+        mean, deviation = statistics
+        return Affine(mean, safe_reciprocal(deviation), deviation)
+
+    def map(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows about the mean in units of the deviation."""
+        return standard_scale(x, *statistics)
+
+    def unmap(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows with mean and deviation."""
+        return inverse_standard_scale(x, *statistics)
+
+
+class IsotropicScale(_Scaling):
     r"""Centre, and divide by the root mean square distance to the centre.
 
     .. math:: (x - \mu) / \rho, \qquad \rho^2 = \tfrac1A \sum_j \lVert a_j - \mu\rVert_2^2
 
     One number for the whole space, so directions keep their relative sizes and rotations stay
-    rotations. Behind it a distance no longer depends on the unit of the space.
+    rotations. After it a distance no longer depends on the unit of the space.
 
     Args:
         in_features: Number of features D.
@@ -132,27 +148,20 @@ class IsotropicScale(AbstractFittedNormalizer):
     residues = residues(
         translation=ABSORBED, isotropic_scale=ABSORBED, affine="linear", sample_scale=BROKEN
     )
-    _statistics = ("mean", "scale")
 
-    def _shape_of(self, statistic: str) -> tuple[int, ...]:
-        return () if statistic == "scale" else (self.in_features,)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A mean a feature, and one scale."""
+        return {"mean": (self.in_features,), "scale": ()}
 
-    def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        # As one feature, whose deviation is the length of all of them.
-        lengths = torch.linalg.vector_norm(deviations(moments, dtype))
-        return moments.means[0], lengths
-
-    def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        return standard_scale(x, *statistics)
-
-    def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        return inverse_standard_scale(x, *statistics)
+    def statistics(self, moments: RowMoments) -> tuple[Tensor, ...]:
+        """Mean and scale: as one feature, whose deviation is the length of all of them."""
+        return moments.means[0], torch.linalg.vector_norm(moments.deviations())
 
 
-class StandardScale(AbstractFittedNormalizer):
+class StandardScale(_Scaling):
     r"""Standardise each feature on the reference rows, :math:`(x - \mu) / \sigma`.
 
-    :math:`\sigma` is the population deviation. Behind it a cosine is invariant to a scale of each
+    :math:`\sigma` is the population deviation. After it a cosine is invariant to a scale of each
     feature, to shifts and to permutations, but no longer to rotations: it is the non-isotropic,
     robust relative transformation. A feature that is constant up to rounding
     (:math:`\sigma^2 \le (2\,\epsilon\,\mu)^2`) maps to 0 and comes back as its mean.
@@ -187,13 +196,11 @@ class StandardScale(AbstractFittedNormalizer):
         affine="linear",
         sample_scale=BROKEN,
     )
-    _statistics = ("mean", "std")
 
-    def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        return moments.means[0], deviations(moments, dtype)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A mean and a deviation a feature."""
+        return {"mean": (self.in_features,), "std": (self.in_features,)}
 
-    def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        return standard_scale(x, *statistics)
-
-    def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        return inverse_standard_scale(x, *statistics)
+    def statistics(self, moments: RowMoments) -> tuple[Tensor, ...]:
+        """Mean and deviation of each feature."""
+        return moments.means[0], moments.deviations()

@@ -8,12 +8,22 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, Residues, residues
 from relreps._core.linalg import at_least_float32, inverse_sqrt
+from relreps._core.rounding import rounding_of
 from relreps.moments import RowMoments, outer
-from relreps.normalization.base import AbstractFittedNormalizer
-from relreps.normalization.maps import deviations, whiten
+from relreps.normalization.base import Affine, AffineNormalizer, Statistics
 
 
-class Whiten(AbstractFittedNormalizer):
+def whiten(x: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
+    r"""Centre and multiply by a matrix, :math:`(x - \mu) W`. O(ND^2).
+
+    Shape:
+        - x: :math:`(*, D)`; mean: :math:`(D,)`; matrix: :math:`(D, D)`. Output: as ``x``.
+    """
+    wide = at_least_float32(x)
+    return ((wide - mean.to(wide.dtype)) @ matrix.to(wide.dtype)).to(x.dtype)
+
+
+class Whiten(AffineNormalizer):
     r"""Whiten on the reference rows: unit covariance, in the coordinates nearest to the original.
 
     .. math:: (x - \mu)\, C_\gamma^{-1/2}, \qquad
@@ -47,8 +57,7 @@ class Whiten(AbstractFittedNormalizer):
 
     matrix: Tensor
     unmatrix: Tensor
-    _statistics = ("mean", "matrix", "unmatrix")
-    _product = staticmethod(outer)
+    product = staticmethod(outer)
 
     def __init__(self, in_features: int, shrinkage: float = 0.0) -> None:
         checks.check_number("shrinkage", shrinkage, 0, 1)
@@ -72,56 +81,62 @@ class Whiten(AbstractFittedNormalizer):
         """Constructor call."""
         return f"in_features={self.in_features}, shrinkage={self.shrinkage}"
 
-    def _shape_of(self, statistic: str) -> tuple[int, ...]:
-        return (self.in_features,) if statistic == "mean" else (self.in_features,) * 2
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A mean, the map, and the map back."""
+        square = (self.in_features, self.in_features)
+        return {"mean": (self.in_features,), "matrix": square, "unmatrix": square}
 
-    def _solve(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        covariance, active = self._covariance(moments, dtype)
+    def statistics(self, moments: RowMoments) -> tuple[Tensor, ...]:
+        """Mean, inverse root of the covariance, and root."""
+        covariance, active = self._covariance(moments)
         # Constant features stand aside as a block of their own while the root is taken.
         aside = torch.diag((~active).to(covariance.dtype))
         matrix = inverse_sqrt(covariance + aside) - aside
         return moments.means[0], matrix, covariance @ matrix
 
-    def _covariance(self, moments: RowMoments, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def to_affine(self, *statistics: Tensor) -> Affine:
+        """A shift and a matrix."""
+        return Affine(*statistics)
+
+    def refuse(self, moments: RowMoments, name: str = "x") -> None:
+        """Rows that are all equal; without shrinkage, rows that miss a direction."""
+        super().refuse(moments, name)
+        covariance, active = self._covariance(moments)
+        values = torch.linalg.eigvalsh(covariance[active][:, active])
+        wanted, rows = len(values), int(moments.total)
+        # Not `moment_tolerance`: the products are taken in the type of the rows, so that its
+        # rounding stands in the eigenvalues, not in their roots.
+        rank = int((values > values[-1] * 2 * wanted**0.5 * moments.eps).sum())
+        if rank < wanted:
+            kind = torch.float64 if moments.eps == rounding_of(torch.float64) else torch.float32
+            reason = (
+                f"{rows} rows vary in at most {rows - 1}; give more rows"
+                if rows <= wanted
+                else f"beyond the rounding of {kind} these rows vary in {rank}; give a "
+                "wider type, unless a direction of the space is dead"
+            )
+            raise ValueError(
+                f"`{name}` must vary in all {wanted} directions to be whitened without shrinkage: "
+                f"{reason}, or set `shrinkage` above 0 (0.1, say)."
+            )
+
+    def map(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows with unit covariance."""
+        mean, matrix, _ = statistics
+        return whiten(x, mean, matrix)
+
+    def unmap(self, x: Tensor, statistics: Statistics) -> Tensor:
+        """Rows with the covariance of the reference."""
+        mean, _, unmatrix = statistics
+        wide = at_least_float32(x)
+        rows: Tensor = wide @ unmatrix.to(wide.dtype) + mean.to(wide.dtype)
+        return rows.to(x.dtype)
+
+    def _covariance(self, moments: RowMoments) -> tuple[Tensor, Tensor]:
         """Shrunk covariance with zeros for constant features, and the mask of the others."""
-        covariance = moments.scatters[0] / moments.total
-        active = deviations(_diagonal(moments), dtype) > 0
+        covariance = moments.xx / moments.total
+        active = moments.deviations() > 0
         covariance = torch.where(active[:, None] & active, covariance, 0)
         level = covariance.trace() / active.sum().clamp(min=1)
         ridge = torch.diag(active.to(covariance.dtype) * level)
         return (1 - self.shrinkage) * covariance + self.shrinkage * ridge, active
-
-    def _refuse(self, moments: RowMoments, dtype: torch.dtype) -> None:
-        super()._refuse(_diagonal(moments), dtype)
-        covariance, active = self._covariance(moments, dtype)
-        values = torch.linalg.eigvalsh(covariance[active][:, active])
-        wanted, rows = len(values), int(moments.total)
-        # The products are taken in the type of the rows, so smaller eigenvalues are rounding.
-        dtype = torch.promote_types(dtype, torch.float32)
-        rounding = 2 * wanted**0.5 * torch.finfo(dtype).eps
-        rank = int((values > values[-1] * rounding).sum())
-        if rank < wanted:
-            reason = (
-                f"{rows} rows vary in at most {rows - 1}; give more rows"
-                if rows <= wanted
-                else f"beyond the rounding of {dtype} these rows vary in {rank}; give a wider "
-                "type, unless a direction of the space is dead"
-            )
-            raise ValueError(
-                f"`x` must vary in all {wanted} directions to be whitened without shrinkage: "
-                f"{reason}, or set `shrinkage` above 0 (0.1, say)."
-            )
-
-    def _map(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        mean, matrix, _ = statistics
-        return whiten(x, mean, matrix)
-
-    def _unmap(self, x: Tensor, *statistics: Tensor) -> Tensor:
-        mean, _, unmatrix = statistics
-        wide = at_least_float32(x)
-        return (wide @ unmatrix.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
-
-
-def _diagonal(moments: RowMoments) -> RowMoments:
-    """Moments of each feature by itself."""
-    return moments._replace(scatters=(moments.scatters[0].diagonal(),))

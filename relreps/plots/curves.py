@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps.metrics.paired import varying
-from relreps.plots._axes import check_type, new_axes
+from relreps._core.rounding import rounding_of
+from relreps.metrics.paired import varies
+from relreps.plots.axes import check_type, finish, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,8 @@ def plot_retrieval_curve(
     ax.set_xlabel("k")
     ax.set_ylabel("recall@k")
     ax.legend(frameon=False)
-    return _finish(ax, title)
+    ax.spines[["top", "right"]].set_visible(False)
+    return finish(ax, title)
 
 
 def plot_proxy(
@@ -110,16 +112,10 @@ def plot_proxy(
     map_name = None if labels is None else cmap
     across, up = points.numpy()
     ax.scatter(across, up, c=colours, s=point_size, cmap=map_name, lw=0)
-    vary = all(bool(varying(side[:, None])) for side in sides.values())
+    vary = all(bool(varies(side[:, None], rounding_of(side.dtype))) for side in sides.values())
     r = f"{float(torch.corrcoef(points)[0, 1]):.3f}" if vary else "n/a"
     ax.text(0.03, 0.97, f"r = {r}, n = {len(similarity)}", transform=ax.transAxes, va="top")
     ax.set_xlabel("similarity to the reference")
     ax.set_ylabel("accuracy")
-    return _finish(ax, title)
-
-
-def _finish(ax: Axes, title: str | None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
-    if title is not None:
-        ax.set_title(title)
-    return ax
+    return finish(ax, title)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps.plots._axes import check_type, new_axes
+from relreps.plots.axes import check_type, finish, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +57,4 @@ def plot_image_rows(
     ax.set_yticks([i * (height + gap) + (height - 1) / 2 for i in range(len(rows))], list(rows))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    if title is not None:
-        ax.set_title(title)
-    return ax
+    return finish(ax, title)

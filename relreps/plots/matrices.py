@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from relreps._core.tables import ScoreTable
 from relreps.metrics import LayerComparison
-from relreps.plots._axes import check_type, new_axes
+from relreps.plots.axes import check_type, finish, new_axes
 from relreps.stitching import StitchingMatrix
 
 if TYPE_CHECKING:
@@ -40,12 +38,10 @@ def plot_stitching_matrix(
     check_type("matrix", matrix, StitchingMatrix)
     _check_limits(limits)
     ax = new_axes(ax, "plot_stitching_matrix")
-    _heat_map(ax, matrix.scores, matrix.encoders, matrix.decoders, digits, limits, cmap)
+    _heat_map(ax, matrix, digits, limits, cmap)
     ax.set_xlabel("decoder")
     ax.set_ylabel("encoder")
-    if title is not None:
-        ax.set_title(title)
-    return ax
+    return finish(ax, title)
 
 
 def plot_layers(
@@ -71,15 +67,12 @@ def plot_layers(
     check_type("comparison", comparison, LayerComparison)
     _check_limits(limits)
     ax = new_axes(ax, "plot_layers")
-    scores, layers_a, layers_b = comparison
-    _heat_map(ax, scores, layers_a, layers_b, digits, limits, cmap)
+    _heat_map(ax, comparison, digits, limits, cmap)
     ax.invert_yaxis()
     ax.tick_params(axis="x", rotation=90)
     ax.set_xlabel("layers of b")
     ax.set_ylabel("layers of a")
-    if title is not None:
-        ax.set_title(title)
-    return ax
+    return finish(ax, title)
 
 
 def _check_limits(limits: Limits | None) -> None:
@@ -88,14 +81,10 @@ def _check_limits(limits: Limits | None) -> None:
 
 
 def _heat_map(
-    ax: Axes,
-    scores: Tensor,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    digits: int | None,
-    limits: Limits | None,
-    cmap: str,
+    ax: Axes, table: ScoreTable, digits: int | None, limits: Limits | None, cmap: str
 ) -> None:
+    """Colours of all scores, their names, and numbers of so many digits if any."""
+    scores, rows, columns = table.table
     scores = scores.detach().cpu().double()
     known = scores[scores.isfinite()]
     low, high = limits or ((float(known.min()), float(known.max())) if len(known) else (0.0, 1.0))

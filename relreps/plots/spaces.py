@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.optional import require
-from relreps.plots._axes import check_axes, check_type, new_axes
+from relreps.plots.axes import check_axes, check_type, finish, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,10 +60,7 @@ def plot_spaces(
     for ax, (name, x), (mean, directions) in zip(axes, rows.items(), planes, strict=True):
         across, up = ((x - mean) @ directions).mT.numpy()
         ax.scatter(across, up, c=colours, s=point_size, cmap=map_name, lw=0)
-        ax.set_title(name)
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_aspect("equal", adjustable="datalim")
+        _without_ticks(finish(ax, name))
     return list(axes)
 
 
@@ -108,12 +105,15 @@ def plot_anchors(
     across, up = ((anchors.detach().cpu().double() - mean) @ directions).mT.numpy()
     size = 4 * point_size
     ax.scatter(across, up, c="black", s=size, marker="x", lw=0.8, label="anchors")
+    _without_ticks(ax)
+    return finish(ax, title)
+
+
+def _without_ticks(ax: Axes) -> None:
+    """Coordinates in a plane mean nothing by themselves, only distances do."""
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_aspect("equal", adjustable="datalim")
-    if title is not None:
-        ax.set_title(title)
-    return ax
 
 
 def _rows(x: Tensor, labels: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps.plots._axes import new_axes
+from relreps.plots.axes import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,22 +5,20 @@ the *same* anchor samples in both, and describe every sample by how it relates t
 similarity is invariant to disappears, and the two codes can be compared, or exchanged.
 """
 
-from relreps.projection.codes import (
-    AnchorAttention,
-    Quantize,
-    StratifiedMean,
-    SubspaceProjection,
-)
+from relreps.projection.base import Projection
+from relreps.projection.codes import AnchorAttention, Quantize, StratifiedMean
 from relreps.projection.encoder import RelativeEncoder
 from relreps.projection.parseval import ParsevalFrame
 from relreps.projection.product import ProductProjection
 from relreps.projection.relative import RelativeProjection, relative_projection
 from relreps.projection.sparse import SparseRelativeProjection, sparse_scores
+from relreps.projection.subspace import SubspaceProjection
 
 __all__ = [
     "AnchorAttention",
     "ParsevalFrame",
     "ProductProjection",
+    "Projection",
     "Quantize",
     "RelativeEncoder",
     "RelativeProjection",

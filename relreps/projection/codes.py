@@ -1,7 +1,6 @@
-"""Small modules that go behind a projection, or around one; each one idea of the published blocks.
+"""Small modules that act on a code: give them as ``post``, or put them after the projection.
 
-`Quantize`, `StratifiedMean` and `AnchorAttention` act on a code: give them as ``post``, or put them
-after the projection. `SubspaceProjection` splits the space into parts and projects each.
+Each is one idea of the published blocks.
 """
 
 from __future__ import annotations
@@ -10,14 +9,19 @@ import math
 from typing import Literal, Self, get_args
 
 import torch
-from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from relreps._core import checks
-from relreps._core.invariance import BROKEN, invariances, residues
-from relreps.projection.relative import RelativeProjection, set_all
-from relreps.similarity import SimilarityLike
-from relreps.similarity.base import resolve
+
+QuantizeMode = Literal["round", "smooth"]
+
+
+def quantize(code: Tensor, step: float, mode: QuantizeMode = "round") -> Tensor:
+    """Multiples of a step; see `Quantize`."""
+    bins = code / step
+    if mode == "smooth":
+        return (bins - torch.sin(2 * math.pi * bins) / (2 * math.pi)) * step
+    return code + (bins.round() * step - code).detach()
 
 
 class Quantize(nn.Module):
@@ -46,22 +50,17 @@ class Quantize(nn.Module):
         bin size and the rounding of absolute coordinates has no gradient.
     """
 
-    Mode = Literal["round", "smooth"]
-
-    def __init__(self, step: float, mode: Mode = "round") -> None:
+    def __init__(self, step: float, mode: QuantizeMode = "round") -> None:
         super().__init__()
         checks.check_positive("step", step)
-        checks.check_choice("mode", mode, get_args(self.Mode))
+        checks.check_choice("mode", mode, get_args(QuantizeMode))
         self.step = step
         self.mode = mode
 
     def forward(self, code: Tensor) -> Tensor:
         """Quantised code."""
         checks.check_floating("code", code)
-        bins = code / self.step
-        if self.mode == "smooth":
-            return (bins - torch.sin(2 * math.pi * bins) / (2 * math.pi)) * self.step
-        return code + (bins.round() * self.step - code).detach()
+        return quantize(code, self.step, self.mode)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -92,6 +91,7 @@ class StratifiedMean(nn.Module):
         Released code of arXiv:2209.15430 (stratified average).
     """
 
+    labels: Tensor
     weights: Tensor
 
     def __init__(self, labels: Tensor, groups: int = 1, num_classes: int | None = None) -> None:
@@ -108,6 +108,8 @@ class StratifiedMean(nn.Module):
                 f"`labels` must be in 0..{classes - 1}, got {int(labels.min())} to "
                 f"{int(labels.max())}."
             )
+        self.groups, self.num_classes = groups, classes
+        self.register_buffer("labels", labels, persistent=False)
         one_hot = nn.functional.one_hot(labels.long(), classes)
         earlier = (one_hot.cumsum(0) - one_hot).gather(1, labels.long()[:, None]).squeeze(1)
         columns = nn.functional.one_hot((earlier % groups) * classes + labels, groups * classes)
@@ -167,7 +169,9 @@ class AnchorAttention(nn.Module):
         checks.check_size("num_anchors", num_anchors)
         checks.check_size("out_features", out_features)
         checks.check_positive("temperature", temperature)
+        self.num_anchors = num_anchors
         self.temperature = temperature
+        self.trainable = trainable
         if trainable:
             self.values = nn.Parameter(torch.randn(num_anchors, out_features) / num_anchors**0.5)
         else:
@@ -193,122 +197,5 @@ class AnchorAttention(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes in and out."""
-        a, h = self.values.shape
-        trainable = isinstance(self.values, nn.Parameter)
-        return f"{a}, {h}, temperature={self.temperature}, trainable={trainable}"
-
-
-class SubspaceProjection(nn.Module):
-    r"""Project the parts of a space one by one, as the heads of an attention do.
-
-    The features are cut into H blocks in their order, each compared with the same block of the
-    anchors. Only transformations that respect the blocks can be removed, so rotations and
-    permutations of the whole space are not. O(NAD), as for one projection.
-
-    Args:
-        in_features: Width D of the space, a multiple of H.
-        num_anchors: Number of anchors A.
-        num_heads: Number of blocks H.
-        similarity: As for `RelativeProjection`.
-        aggregation: ``"concat"`` (heads first, then anchors), ``"sum"``, ``"mean"`` or ``"max"``.
-
-    Shape:
-        - Input: :math:`(*, D)`. Output: :math:`(*, H A)` for ``"concat"``, else :math:`(*, A)`.
-
-    Example:
-        >>> heads = SubspaceProjection(4, 3, num_heads=2).set_anchors(torch.randn(3, 4))
-        >>> heads(torch.randn(5, 4)).shape
-        torch.Size([5, 6])
-
-    References:
-        Released code of arXiv:2209.15430 (subspaces).
-    """
-
-    Aggregation = Literal["concat", "sum", "mean", "max"]
-
-    def __init__(
-        self,
-        in_features: int,
-        num_anchors: int,
-        num_heads: int,
-        similarity: SimilarityLike = "cosine",
-        aggregation: Aggregation = "concat",
-    ) -> None:
-        super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_heads", num_heads)
-        checks.check_choice("aggregation", aggregation, get_args(self.Aggregation))
-        if in_features % num_heads:
-            raise ValueError(
-                f"`in_features` must be a multiple of `num_heads`, got {in_features} and "
-                f"{num_heads}."
-            )
-        width = in_features // num_heads
-        self.heads = nn.ModuleList(
-            RelativeProjection(width, num_anchors, similarity) for _ in range(num_heads)
-        )
-        self.in_features = in_features
-        self.num_anchors = num_anchors
-        self.similarity = similarity
-        self.aggregation = aggregation
-
-    @property
-    def out_features(self) -> int:
-        """Width of the code."""
-        heads = len(self.heads) if self.aggregation == "concat" else 1
-        return heads * self.num_anchors
-
-    @property
-    def invariant_to(self) -> frozenset[str]:
-        """What the heads are invariant to and does not mix the blocks.
-
-        Some aggregations put the blocks together again: the sum of inner products, the sum of city
-        block distances and the largest of largest distances are those of the whole space.
-        """
-        whole = ("inner", "sum"), ("inner", "mean"), ("l1", "sum"), ("l1", "mean"), ("linf", "max")
-        if len(self.heads) == 1 or (self.similarity, self.aggregation) in whole:
-            return resolve(self.similarity).invariances(self.in_features, self.num_anchors)
-        mixing = dict.fromkeys(("rotation", "permutation", "linear", "affine"), BROKEN)
-        head = self.heads[0]
-        return invariances(residues(**mixing), head.invariant_to)  # type: ignore[arg-type]
-
-    @property
-    def anchors(self) -> Tensor:
-        """The anchors ``(A, D)``."""
-        return torch.cat([head.anchors for head in self.heads], -1)  # type: ignore[misc]
-
-    def set_anchors(self, anchors: Tensor) -> Self:
-        """Copy anchors ``(A, D)``. On an error nothing changes."""
-        checks.check_rows("anchors", anchors, self.in_features)
-        set_all(self.heads, self._blocks(anchors))
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Code of the samples ``(..., D)``."""
-        checks.check_features("x", x, self.in_features)
-        blocks = zip(self.heads, self._blocks(x), strict=True)
-        return self._combine([head(block) for head, block in blocks])
-
-    def project(self, x: Tensor, anchors: Tensor) -> Tensor:
-        """Code of ``x`` for anchors given at the call; gradients reach them."""
-        checks.check_features("x", x, self.in_features)
-        checks.check_rows("anchors", anchors, self.in_features)
-        parts = zip(self.heads, self._blocks(x), self._blocks(anchors), strict=True)
-        return self._combine([head.project(z, a) for head, z, a in parts])  # type: ignore[operator]
-
-    def _refresh(self, anchors: Tensor) -> None:
-        for head, block in zip(self.heads, self._blocks(anchors), strict=True):
-            head._refresh(block)  # type: ignore[operator]
-
-    def _combine(self, parts: list[Tensor]) -> Tensor:
-        codes = torch.stack(parts)
-        if self.aggregation == "concat":
-            return rearrange(codes, "h ... a -> ... (h a)")
-        return reduce(codes, "h ... a -> ... a", self.aggregation)
-
-    def extra_repr(self) -> str:
-        """Constructor call, heads aside."""
-        return f"{self.in_features}, {self.num_anchors}, aggregation={self.aggregation!r}"
-
-    def _blocks(self, x: Tensor) -> Tensor:
-        return rearrange(x, "... (h d) -> h ... d", h=len(self.heads))
+        options = f"temperature={self.temperature}, trainable={self.trainable}"
+        return f"{self.num_anchors}, {self.out_features}, {options}"

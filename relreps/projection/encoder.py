@@ -11,11 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relreps._core import checks
 from relreps.anchors import EMAAnchors
-from relreps.projection.codes import SubspaceProjection
-from relreps.projection.product import ProductProjection
-from relreps.projection.relative import RelativeProjection
-
-AnyProjection = RelativeProjection | SubspaceProjection | ProductProjection
+from relreps.projection.base import Projection
 
 
 class RelativeEncoder(nn.Module):
@@ -35,8 +31,8 @@ class RelativeEncoder(nn.Module):
 
     Args:
         encoder: Maps ``anchor_inputs`` and batches of the same kind to ``(rows, in_features)``.
-        projection: The projection behind it: `RelativeProjection`, `SubspaceProjection`,
-            `ProductProjection`, or anything with their ``project`` and ``set_anchors``.
+        projection: The projection after it: `RelativeProjection`, `SubspaceProjection`,
+            `ProductProjection`, or another `Projection`.
         anchor_inputs: The anchor samples as the encoder takes them: a tensor, or dicts, lists and
             tuples of tensors. They move with the module, but are not part of its checkpoint.
         refresh_every: Training forwards per refresh.
@@ -59,7 +55,7 @@ class RelativeEncoder(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        projection: AnyProjection,
+        projection: Projection,
         anchor_inputs: Any,
         *,
         refresh_every: int = 1,
@@ -122,14 +118,18 @@ class RelativeEncoder(nn.Module):
 
     def _live_anchors(self) -> Tensor:
         """Anchors for a forward whose graph outlives the next refresh."""
-        if self.training:
-            turn, self._forwards = self._forwards, (self._forwards + 1) % self.refresh_every
-            keep = turn != 0
-        else:
+        if not self.training:
             keep = self.ema is not None and self._encoded
-        if keep:
-            return self.projection.anchors.clone()
-        return self._encode_anchors(self.detach_anchors)
+            return self._kept_anchors() if keep else self._encode_anchors(self.detach_anchors)
+        fresh = self._forwards == 0
+        anchors = self._encode_anchors(self.detach_anchors) if fresh else self._kept_anchors()
+        # Counted once it has succeeded: a refresh that failed is tried again.
+        self._forwards = (self._forwards + 1) % self.refresh_every
+        return anchors
+
+    def _kept_anchors(self) -> Tensor:
+        anchors: Tensor = self.projection.anchors
+        return anchors.clone()
 
     def _is_stale(self) -> bool:
         if self.ema is not None:  # moved by training alone
@@ -147,7 +147,7 @@ class RelativeEncoder(nn.Module):
             )
         if self.ema is not None:
             anchors = self.ema.update(anchors.detach()).anchors.clone()
-        self.projection._refresh(anchors.detach())
+        self.projection.remember(self.projection.state_of(anchors.detach()))
         self._stale, self._encoded = False, True
         if checks.eager():
             self._seen = self._versions()

@@ -38,6 +38,8 @@ class ParsevalFrame(RelativeProjection):
         arXiv:2411.19719.
     """
 
+    prepared_frame: Tensor
+
     def __init__(self, in_features: int, num_anchors: int) -> None:
         super().__init__(in_features, num_anchors, Parseval())
 
@@ -55,9 +57,9 @@ class ParsevalFrame(RelativeProjection):
 
     def decode(self, code: Tensor) -> Tensor:
         """Rows ``(..., D)`` with the coordinates ``(..., A)``; projected if the frame has fewer."""
-        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
+        self._require_fitted(self._unset)
         checks.check_features("code", code, self.num_anchors)
-        return code @ self._prepared()[0].to(code.dtype)
+        return code @ self.prepared_frame.to(code.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
-from typing import Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,10 @@ from torch import Tensor, nn
 from relreps._core import checks
 from relreps._core.invariance import invariances
 from relreps._core.state import FittedModule
-from relreps.normalization import AbstractNormalizer
-from relreps.similarity import (
-    Similarity,
-    SimilarityLike,
-)
-from relreps.similarity.base import checked_code, evaluate, resolve
+from relreps.normalization import Normalizer
+from relreps.projection.base import Projection
+from relreps.similarity import Similarity, SimilarityLike
+from relreps.similarity.base import resolve
 
 
 def relative_projection(
@@ -48,10 +45,18 @@ def relative_projection(
     References:
         Moschella et al., arXiv:2209.15430, section 3.
     """
-    return evaluate(x, anchors, similarity)
+    return resolve(similarity)(x, anchors)
 
 
-class RelativeProjection(FittedModule):
+class AnchorState(NamedTuple):
+    """What a `RelativeProjection` keeps: of the anchors, of ``pre``, and of the similarity."""
+
+    anchors: Tensor
+    statistics: tuple[Any, ...]
+    prepared: tuple[Tensor, ...]
+
+
+class RelativeProjection(FittedModule, Projection):
     r"""Replace each sample by its similarities to anchors, :math:`r_j = s(p(x), p(a_j))`.
 
     The part of the similarity that depends on the anchors alone (for a cosine, their lengths) is
@@ -88,6 +93,8 @@ class RelativeProjection(FittedModule):
     """
 
     anchors: Tensor
+    _similarity: Similarity
+    _unset = "Call `set_anchors(anchors)` first, or build it with `from_anchors`."
 
     def __init__(
         self,
@@ -95,13 +102,13 @@ class RelativeProjection(FittedModule):
         num_anchors: int,
         similarity: SimilarityLike = "cosine",
         *,
-        pre: AbstractNormalizer | None = None,
+        pre: Normalizer | None = None,
         post: nn.Module | None = None,
     ) -> None:
         super().__init__()
         checks.check_size("in_features", in_features)
         checks.check_size("num_anchors", num_anchors)
-        if pre is not None and not isinstance(pre, AbstractNormalizer):
+        if pre is not None and not isinstance(pre, Normalizer):
             raise TypeError(f"`pre` must be a normaliser of relreps, got {type(pre).__name__}.")
         width = getattr(pre, "in_features", in_features)
         if width != in_features:
@@ -109,8 +116,9 @@ class RelativeProjection(FittedModule):
         self.in_features = in_features
         self.num_anchors = num_anchors
         self.similarity = similarity
-        rule = resolve(similarity)
-        if pre is not None and not rule.self_contained:
+        # Past the registration of children: a geodesic is one already, as `similarity`.
+        object.__setattr__(self, "_similarity", resolve(similarity))
+        if pre is not None and not self._similarity.self_contained:
             raise ValueError(
                 f"`pre` cannot be combined with {similarity}, which would not be normalised along. "
                 "Normalise the space before everything that lives in it."
@@ -118,7 +126,7 @@ class RelativeProjection(FittedModule):
         self.pre = pre
         self.post = post
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
-        self._num_prepared = 0
+        self._prepared: tuple[str, ...] = ()  # names of buffers
 
     @classmethod
     def from_anchors(
@@ -126,7 +134,7 @@ class RelativeProjection(FittedModule):
         anchors: Tensor,
         similarity: SimilarityLike = "cosine",
         *,
-        pre: AbstractNormalizer | None = None,
+        pre: Normalizer | None = None,
         post: nn.Module | None = None,
     ) -> Self:
         """A projection with the sizes, dtype and device of ``anchors`` ``(A, D)``, ready to use."""
@@ -148,40 +156,21 @@ class RelativeProjection(FittedModule):
         takes nothing away.
         """
         if self.pre is None:
-            return self._rule.invariances(self.in_features, self.num_anchors)
+            return self._similarity.invariances(self.in_features, self.num_anchors)
         # Anchors that sum to zero span one dimension less.
-        rank = self.num_anchors - self.pre.centres
-        return invariances(self.pre.residues, self._rule.invariances(self.in_features, rank))
-
-    @property
-    def _rule(self) -> Similarity:
-        return resolve(self.similarity)
-
-    @torch.no_grad()
-    def set_anchors(self, anchors: Tensor) -> Self:
-        """Copy anchors ``(A, D)`` and refit ``pre`` on them. On an error nothing changes."""
-        checks.check_anchors(anchors, self.num_anchors, self.in_features)
-        anchors = anchors.to(self.anchors)
-        checks.check_finite("anchors", anchors)
-        if self.pre is None:
-            self._rule.check_anchors(anchors)
-        else:
-            trial = copy.deepcopy(self.pre)
-            try:
-                self._rule.check_anchors(trial.fit(anchors)(anchors))
-            except ValueError as error:
-                raise ValueError(str(error).replace("`x`", "`anchors`", 1)) from error
-            self.pre._adopt(trial)
-        return self._write(anchors)
+        rank = self.num_anchors - self.pre.centers
+        own = self._similarity.invariances(self.in_features, rank)
+        return invariances(self.pre.residues, own)
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of the samples ``(..., D)``."""
-        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
+        self._require_fitted(self._unset)
         checks.check_features("x", x, self.in_features)
         if self.pre is not None:
             x = self.pre(x)
-        prepared = (tensor.to(x.dtype) for tensor in self._prepared())
-        return self._finish(self._rule.compare(x, *prepared), x)
+        prepared = (getattr(self, name) for name in self._prepared)
+        code = self._similarity.code(x, prepared, self.num_anchors)
+        return code if self.post is None else self.post(code)
 
     def project(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Code of ``x`` for anchors given at the call: gradients reach them, no state is used.
@@ -193,9 +182,10 @@ class RelativeProjection(FittedModule):
         checks.check_features("x", x, self.in_features)
         checks.check_rows("anchors", anchors, self.in_features)
         if self.pre is not None:
-            x, anchors = self.pre.relative_to(anchors, x, anchors)
-        prepared = (tensor.to(x.dtype) for tensor in self._rule.prepare(anchors))
-        return self._finish(self._rule.compare(x, *prepared), x)
+            statistics = self.pre.statistics_of(anchors)
+            x, anchors = self.pre.map(x, statistics), self.pre.map(anchors, statistics)
+        code = self._similarity.code(x, self._similarity.prepare(anchors), self.num_anchors)
+        return code if self.post is None else self.post(code)
 
     def inverse(self, code: Tensor) -> Tensor:
         """Samples ``(..., D)`` whose code is ``(..., A)``, where the code determines them.
@@ -208,75 +198,79 @@ class RelativeProjection(FittedModule):
         Raises:
             ValueError: No inverse: by the similarity, by a ``post``, or by too few anchors.
         """
-        self._require_fitted("Call `set_anchors(anchors)` first, or build it with `from_anchors`.")
+        self._require_fitted(self._unset)
         checks.check_features("code", code, self.num_anchors)
         if self.post is not None:
             raise ValueError(f"a projection with a `post` has no inverse; undo {self.post} first.")
         anchors = self.anchors if self.pre is None else self.pre(self.anchors)
-        x = self._rule.invert(code, anchors.to(code.dtype))
-        if self.pre is None:
-            return x
-        return self.pre.inverse(x)
+        x = self._similarity.invert(code, anchors.to(code.dtype))
+        return x if self.pre is None else self.pre.inverse(x)
+
+    @torch.no_grad()
+    def state_of(self, anchors: Tensor, *, check: bool = False) -> AnchorState:
+        """What `remember` keeps of anchors ``(A, D)``; nothing is written."""
+        if check:
+            checks.check_anchors(anchors, self.num_anchors, self.in_features)
+            checks.check_finite("anchors", anchors.to(self.anchors))
+        anchors = anchors.to(self.anchors)
+        statistics = self._statistics_of(anchors, check)
+        mapped = anchors if self.pre is None else self.pre.map(anchors, statistics)
+        if check:
+            self._similarity.check_anchors(mapped)
+        return AnchorState(anchors, statistics, self._similarity.prepare(mapped))
+
+    @torch.no_grad()
+    def remember(self, state: AnchorState) -> None:
+        """Keep what `state_of` gave, in as few steps as there are buffers."""
+        self.anchors.copy_(state.anchors)
+        if self.pre is not None:
+            self.pre.remember(state.statistics)
+        self._keep(state.prepared)
+        self._mark_fitted()
 
     def extra_repr(self) -> str:
         """Constructor call."""
         return f"{self.in_features}, {self.num_anchors}, similarity={self.similarity!r}"
 
-    def _finish(self, code: Tensor, x: Tensor) -> Tensor:
-        code = checked_code(code, x, self.num_anchors)
-        return code if self.post is None else self.post(code)
+    def _statistics_of(self, anchors: Tensor, check: bool) -> tuple[Any, ...]:
+        if self.pre is None:
+            return ()
+        if not check:
+            return self.pre.statistics_of(anchors)
+        try:
+            return self.pre.checked_statistics_of(anchors)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`x`", "`anchors`", 1)) from error
 
-    def _refresh(self, anchors: Tensor) -> None:
-        """`set_anchors` without looking at values, for use inside ``forward``."""
-        if self.pre is not None:
-            self.pre._refit(anchors)
-        self._write(anchors)
-
+    @torch.inference_mode(False)  # or what is kept could not be used in training later
     @torch.no_grad()
-    def _write(self, anchors: Tensor) -> Self:
-        self.anchors.copy_(anchors)
-        self._mark_fitted()
-        self._rebuild()
-        return self
-
-    def _prepared(self) -> list[Tensor]:
-        return [getattr(self, f"_prepared_{i}") for i in range(self._num_prepared)]
-
-    @torch.inference_mode(False)  # or the caches could not be used in training later
-    @torch.no_grad()
-    def _rebuild(self) -> None:
-        """Redo what depends on the anchors alone, in place where that is possible."""
-        if not self._fitted or self.anchors.is_meta:
-            return
-        anchors = self.anchors if self.pre is None else self.pre(self.anchors)
-        prepared = self._rule.prepare(anchors)
-        for i, tensor in enumerate(prepared):
-            old = self._prepared()[i] if i < self._num_prepared else None
+    def _keep(self, prepared: tuple[Tensor, ...]) -> None:
+        """Put what is prepared into buffers of its names, in place where that is possible."""
+        names = self._similarity.prepared_names or [str(i) for i in range(len(prepared))]
+        for name, tensor in zip(names, prepared, strict=True):
+            old = getattr(self, f"prepared_{name}", None)
             if old is not None and _same_kind(old, tensor):
                 old.copy_(tensor)
             else:
-                self.register_buffer(f"_prepared_{i}", tensor.clone(), persistent=False)
-        self._num_prepared = len(prepared)
+                self.register_buffer(f"prepared_{name}", tensor.clone(), persistent=False)
+        self._prepared = tuple(f"prepared_{name}" for name in names)
 
+    @torch.no_grad()
     def _on_load(self) -> None:
-        self._rebuild()
+        """Prepare anew what follows from the anchors at hand."""
+        if self._fitted and not self.anchors.is_meta:
+            anchors = self.anchors if self.pre is None else self.pre(self.anchors)
+            self._keep(self._similarity.prepare(anchors))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         dtype = self.anchors.dtype
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.anchors.dtype != dtype:  # what was prepared moved along, with its old rounding
-            self._rebuild()
+            self._on_load()
         return self
 
 
-def set_all(projections: Iterable[nn.Module], anchors: Iterable[Tensor]) -> None:
-    """Give each projection its anchors: all of them, or on an error none."""
-    pairs = list(zip(projections, anchors, strict=True))
-    for projection, rows in pairs:
-        copy.deepcopy(projection).set_anchors(rows)  # type: ignore[operator]
-    for projection, rows in pairs:
-        projection.set_anchors(rows)  # type: ignore[operator]
-
-
 def _same_kind(a: Tensor, b: Tensor) -> bool:
+    if checks.eager() and a.is_inference():  # made there, and so not to be written outside of it
+        return False
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)

@@ -25,6 +25,63 @@ class TopK(NamedTuple):
     indices: Tensor
 
 
+def most_similar(rows: Tensor, anchors: Tensor, k: int, chunk_size: int) -> Tensor:
+    """Indices ``(B, k)`` of the anchors with the largest cosines, largest first, ties by index.
+
+    Rows and anchors are of length one; a negative cosine counts as zero.
+    """
+    last = anchors.shape[0] - 1
+    best = rows.new_zeros((rows.shape[0], 0), dtype=torch.long)
+    step = chunk_size // _GROUP * _GROUP or chunk_size
+    # One product after the other in the same memory: fetching it anew costs as much as they do.
+    memory = rows.new_empty(rows.shape[0], min(step, anchors.shape[0]))
+    for start in range(0, anchors.shape[0], step):
+        block = anchors[start : start + step].to(rows.dtype)
+        cosines = memory[:, : len(block)].addmm_(rows, block.mT, beta=0).clamp_(min=0)
+        values, positions = _shortlist(cosines.to(torch.float32), k)
+        best = torch.cat((best, _keys(values, last - start - positions)), 1)
+        best = best.topk(min(k, best.shape[1])).values
+    return last - best.bitwise_and_(_LOW_HALF)
+
+
+def _shortlist(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Few values ``(B, m)`` that have the k largest of ``(B, n)`` among them, and where they are.
+
+    The k largest lie in the k groups of neighbours with the largest maxima. Equal maxima go to the
+    first group, as equal values go to the lowest index.
+    """
+    rows, width = values.shape
+    if width % _GROUP or width < 2 * k * _GROUP:
+        return values, torch.arange(width, device=values.device)
+    groups = values.unflatten(1, (-1, _GROUP))
+    last = groups.shape[1] - 1
+    order = torch.arange(last, -1, -1, device=values.device)
+    keys = _keys(groups.amax(-1), order).topk(k, sorted=False).values
+    chosen = last - keys.bitwise_and_(_LOW_HALF)
+    first = torch.arange(0, rows * (last + 1), last + 1, device=values.device)[:, None]
+    found = groups.reshape(-1, _GROUP).index_select(0, (chosen + first).flatten())
+    positions = chosen[..., None] * _GROUP + torch.arange(_GROUP, device=values.device)
+    return found.reshape(rows, k * _GROUP), positions.flatten(1)
+
+
+def _keys(values: Tensor, low: Tensor) -> Tensor:
+    """One integer that orders by (value, low), for float32 values that are not negative.
+
+    The bits of such a number sort as it does, and fill the high half.
+    """
+    return values.view(torch.int32).to(torch.long).bitwise_left_shift_(_INDEX_BITS).add_(low)
+
+
+def sharpened(cosines: Tensor, exponent: float) -> Tensor:
+    """Powers of the positive part of each row, scaled to length one."""
+    # Divided by the largest first: a power of small numbers underflows, their ratios do not.
+    largest = cosines.detach().amax(-1, keepdim=True)
+    ratios = cosines / torch.where(largest > 0, largest, 1)
+    positive = ratios > 0
+    powers = torch.where(positive, torch.where(positive, ratios, 1) ** exponent, 0)
+    return unit_rows(powers)
+
+
 class SparseRelativeProjection(FittedModule):
     r"""Cosines to the k most similar anchors, sharpened by a power and scaled to length one.
 
@@ -110,12 +167,13 @@ class SparseRelativeProjection(FittedModule):
         with full_precision(x):
             rows = unit_rows(at_least_float32(x))
             with torch.no_grad():
-                flat = self._select(rows.reshape(-1, self.in_features))
-                indices = flat.reshape(*x.shape[:-1], self.k)
+                flat = rows.reshape(-1, self.in_features)
+                chosen = most_similar(flat, self.anchors, self.k, self.chunk_size)
+                indices = chosen.reshape(*x.shape[:-1], self.k)
             # A few columns at a time: all chosen anchors at once would be (B, k, D).
             blocks = (self.anchors[part].to(rows.dtype) for part in indices.split(8, dim=-1))
             cosines = torch.cat([(block @ rows[..., None]).squeeze(-1) for block in blocks], -1)
-            return TopK(self._sharpen(cosines).to(x.dtype), indices)
+            return TopK(sharpened(cosines, self.exponent).to(x.dtype), indices)
 
     def forward(self, x: Tensor) -> Tensor:
         """The code of rows ``(B, D)`` as a sparse CSR tensor ``(B, A)``."""
@@ -137,58 +195,6 @@ class SparseRelativeProjection(FittedModule):
             f"{self.in_features}, {self.num_anchors}, k={self.k}, exponent={self.exponent}, "
             f"chunk_size={self.chunk_size}"
         )
-
-    def _sharpen(self, cosines: Tensor) -> Tensor:
-        """Powers of the positive part, scaled to length one."""
-        # Divided by the largest first: a power of small numbers underflows, their ratios do not.
-        largest = cosines.detach().amax(-1, keepdim=True)
-        ratios = cosines / torch.where(largest > 0, largest, 1)
-        positive = ratios > 0
-        powers = torch.where(positive, torch.where(positive, ratios, 1) ** self.exponent, 0)
-        return unit_rows(powers)
-
-    def _select(self, rows: Tensor) -> Tensor:
-        """Indices of the k most similar anchors, most similar first, ties by index."""
-        last = self.num_anchors - 1
-        best = rows.new_zeros((rows.shape[0], 0), dtype=torch.long)
-        step = self.chunk_size // _GROUP * _GROUP or self.chunk_size
-        # One product after the other in the same memory: fetching it anew costs as much as they do.
-        memory = rows.new_empty(rows.shape[0], min(step, self.num_anchors))
-        for start in range(0, self.num_anchors, step):
-            anchors = self.anchors[start : start + step].to(rows.dtype)
-            cosines = memory[:, : len(anchors)].addmm_(rows, anchors.mT, beta=0).clamp_(min=0)
-            values, positions = _shortlist(cosines.to(torch.float32), self.k)
-            best = torch.cat((best, _keys(values, last - start - positions)), 1)
-            best = best.topk(min(self.k, best.shape[1])).values
-        return last - best.bitwise_and_(_LOW_HALF)
-
-
-def _shortlist(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Few values ``(B, m)`` that have the k largest of ``(B, n)`` among them, and where they are.
-
-    The k largest lie in the k groups of neighbours with the largest maxima. Equal maxima go to the
-    first group, as equal values go to the lowest index.
-    """
-    rows, width = values.shape
-    if width % _GROUP or width < 2 * k * _GROUP:
-        return values, torch.arange(width, device=values.device)
-    groups = values.unflatten(1, (-1, _GROUP))
-    last = groups.shape[1] - 1
-    order = torch.arange(last, -1, -1, device=values.device)
-    keys = _keys(groups.amax(-1), order).topk(k, sorted=False).values
-    chosen = last - keys.bitwise_and_(_LOW_HALF)
-    first = torch.arange(0, rows * (last + 1), last + 1, device=values.device)[:, None]
-    found = groups.reshape(-1, _GROUP).index_select(0, (chosen + first).flatten())
-    positions = chosen[..., None] * _GROUP + torch.arange(_GROUP, device=values.device)
-    return found.reshape(rows, k * _GROUP), positions.flatten(1)
-
-
-def _keys(values: Tensor, low: Tensor) -> Tensor:
-    """One integer that orders by (value, low), for float32 values that are not negative.
-
-    The bits of such a number sort as it does, and fill the high half.
-    """
-    return values.view(torch.int32).to(torch.long).bitwise_left_shift_(_INDEX_BITS).add_(low)
 
 
 def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:

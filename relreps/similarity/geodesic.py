@@ -6,7 +6,7 @@ Both are modules, and go where a `RelativeProjection` asks for a similarity.
 from __future__ import annotations
 
 import warnings
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,74 @@ from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, unit_rows
 from relreps._core.rounding import safe_norm
 from relreps._core.warnings import NumericalWarning
-from relreps.similarity import Similarity
-from relreps.similarity.base import evaluate
+from relreps.similarity.base import Similarity
+
+
+def shortest_paths(reference: Tensor, anchors: Tensor, k: int) -> Tensor:
+    """Path lengths from each anchor to each reference row, ``(A, M)`` in float64, by SciPy.
+
+    Edges join each reference row to its k nearest, either way round, and lead from each anchor to
+    its k nearest. What no path reaches is at twice the longest path, with a warning.
+    """
+    from scipy.sparse.csgraph import connected_components, dijkstra
+
+    m, a = reference.shape[0], anchors.shape[0]
+    graph = _graph(as_float64(reference), as_float64(anchors), k)
+    paths = torch.from_numpy(dijkstra(graph, indices=range(m, m + a)))[:, :m]
+    lost = ~paths.isfinite()
+    if bool(lost.all()):
+        raise ValueError(
+            "`anchors` must be within reach of the reference, got none that a path of finite "
+            "length leads from. Bring both nearer to 1."
+        )
+    if bool(lost.any()):
+        parts = connected_components(graph[:m, :m], directed=False)[0]
+        warnings.warn(
+            f"the neighbour graph of the reference falls into {parts} parts, so some anchors "
+            "cannot be reached; their distance is set to twice the longest path. Raise `k`.",
+            NumericalWarning,
+            stacklevel=3,
+        )
+        paths = torch.where(lost, 2 * paths[~lost].max(), paths)
+    return paths
+
+
+def _graph(reference: Tensor, anchors: Tensor, k: int) -> Any:
+    """Lengths of the edges as a sparse matrix of SciPy: reference rows first, then anchors."""
+    from scipy.sparse import csr_array
+
+    m, a = reference.shape[0], anchors.shape[0]
+    near, lengths = _nearest(reference, reference, k + 1)
+    ends = torch.arange(m, device=reference.device)[:, None].expand_as(near)
+    other = near != ends
+    i, j, d = ends[other], near[other], lengths[other]
+    to, reach = _nearest(anchors, reference, k)
+    start = torch.arange(m, m + a, device=reference.device)[:, None].expand_as(to).flatten()
+    sources = torch.cat((i, j, start))
+    targets = torch.cat((j, i, to.flatten()))
+    weights = torch.cat((d, d, reach.flatten()))
+    # An edge found from both ends is one edge; SciPy would add the two lengths up.
+    edges, position = (sources * (m + a) + targets).unique(return_inverse=True)
+    lengths = weights.new_zeros(len(edges)).scatter_(0, position, weights)
+    # SciPy reads a zero as no edge: coincident rows get the smallest length there is.
+    lengths = lengths.clamp(min=torch.finfo(torch.float64).tiny)
+    rows, columns = torch.div(edges, m + a, rounding_mode="floor"), edges % (m + a)
+    ij = rows.cpu().numpy(), columns.cpu().numpy()
+    return csr_array((lengths.cpu().numpy(), ij), shape=(m + a, m + a))
+
+
+def attached_paths(x: Tensor, reference: Tensor, paths: Tensor, k: int) -> Tensor:
+    """The shortest way ``(N, A)`` from each row over one of its k nearest reference rows.
+
+    Which ones these are is a choice without gradient; how far they lie has one.
+    """
+    with torch.no_grad():
+        near, _ = _nearest(x, reference, k)
+    lengths = safe_norm(x[:, None, :] - reference[near])
+    code = lengths[:, :1] + paths.mT[near[:, 0]]
+    for i in range(1, k):  # one neighbour at a time: all of them would be (N, k, A)
+        code = torch.minimum(code, lengths[:, i : i + 1] + paths.mT[near[:, i]])
+    return code
 
 
 class GraphGeodesic(nn.Module, Similarity):
@@ -45,12 +111,17 @@ class GraphGeodesic(nn.Module, Similarity):
         >>> GraphGeodesic(line, k=2)(torch.tensor([[3.5]]), line[:1])
         tensor([[3.5000]])
 
+    Raises:
+        ValueError: k outside 1..M-1, a reference that is not finite, anchors of another width or
+            out of reach.
+
     References:
         arXiv:2310.01211; Isomap: Tenenbaum et al. 2000.
     """
 
     reference: Tensor
     self_contained = False
+    prepared_names = ("paths",)
 
     def __init__(self, reference: Tensor, k: int = 10) -> None:
         super().__init__()
@@ -62,7 +133,7 @@ class GraphGeodesic(nn.Module, Similarity):
 
     def forward(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Path lengths; the graph is walked anew, so prefer a `RelativeProjection`."""
-        return evaluate(x, anchors, self)
+        return Similarity.__call__(self, x, anchors)
 
     def check_anchors(self, anchors: Tensor) -> None:
         """Refuse anchors of another width than the reference."""
@@ -71,61 +142,40 @@ class GraphGeodesic(nn.Module, Similarity):
     @torch.no_grad()
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         """Path length from each anchor to each reference row, ``(A, M)``."""
-        from scipy.sparse import csr_array
-        from scipy.sparse.csgraph import connected_components, dijkstra
-
-        rows = as_float64(self.reference)
-        m, a = rows.shape[0], anchors.shape[0]
-        near, lengths = _nearest(rows, rows, self.k + 1)
-        ends = torch.arange(m, device=rows.device)[:, None].expand_as(near)
-        other = near != ends
-        i, j, d = ends[other], near[other], lengths[other]
-        to, reach = _nearest(as_float64(anchors), rows, self.k)
-        start = torch.arange(m, m + a, device=rows.device)[:, None].expand_as(to).flatten()
-        sources = torch.cat((i, j, start))
-        targets = torch.cat((j, i, to.flatten()))
-        weights = torch.cat((d, d, reach.flatten()))
-        # An edge found from both ends is one edge; SciPy would add the two lengths up.
-        edges, position = (sources * (m + a) + targets).unique(return_inverse=True)
-        lengths = weights.new_zeros(len(edges)).scatter_(0, position, weights)
-        # SciPy reads a zero as no edge: coincident rows get the smallest length there is.
-        lengths = lengths.clamp(min=torch.finfo(torch.float64).tiny)
-        shape = (m + a, m + a)
-        ij = (
-            torch.div(edges, m + a, rounding_mode="floor").cpu().numpy(),
-            (edges % (m + a)).cpu().numpy(),
-        )
-        graph = csr_array((lengths.cpu().numpy(), ij), shape=shape)
-        paths = torch.from_numpy(dijkstra(graph, indices=range(m, m + a)))[:, :m]
-        lost = ~paths.isfinite()
-        if bool(lost.any()):
-            parts = connected_components(graph[:m, :m], directed=False)[0]
-            warnings.warn(
-                f"the neighbour graph of the reference falls into {parts} parts, so some anchors "
-                "cannot be reached; their distance is set to twice the longest path. Raise `k`.",
-                NumericalWarning,
-                stacklevel=2,
-            )
-            paths = torch.where(lost, 2 * paths[~lost].max(), paths)
-        return (paths.to(anchors),)
+        return (shortest_paths(self.reference, anchors, self.k).to(anchors),)
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """Attach rows ``(..., D)`` to the graph."""
         wide = at_least_float32(x)
-        reference = self.reference.to(wide.dtype)
-        paths = prepared[0].to(wide.dtype)
         flat = wide.reshape(-1, wide.shape[-1])
-        with torch.no_grad():
-            near, _ = _nearest(flat, reference, self.k)
-        lengths = safe_norm(flat[:, None, :] - reference[near])
-        code = lengths[:, :1] + paths.mT[near[:, 0]]
-        for i in range(1, self.k):
-            code = torch.minimum(code, lengths[:, i : i + 1] + paths.mT[near[:, i]])
+        reference, paths = self.reference.to(wide.dtype), prepared[0].to(wide.dtype)
+        code = attached_paths(flat, reference, paths, self.k)
         return code.reshape(*x.shape[:-1], paths.shape[0]).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Sizes of the graph."""
         return f"reference={tuple(self.reference.shape)}, k={self.k}"
+
+
+Metric = Literal["euclidean", "spherical", "fisher"]
+
+
+def segment_lengths(
+    decoder: nn.Module, x: Tensor, anchors: Tensor, steps: int, metric: Metric = "euclidean"
+) -> Tensor:
+    """Lengths ``(N, A)`` of the decoded straight segments; see `RelativeGeodesic`."""
+    t = torch.linspace(0, 1, steps + 1, dtype=x.dtype, device=x.device)[:, None]
+    points = x[:, None, None] + t * (anchors[:, None] - x[:, None, None])  # (N, A, T + 1, D)
+    out: Tensor = decoder(points.reshape(-1, x.shape[-1])).flatten(1)
+    out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
+    if metric == "euclidean":
+        return safe_norm(out.diff(dim=-2)).sum(-1)
+    # Root probabilities lie on the sphere, where the Fisher distance is twice the angle.
+    points = unit_rows(out) if metric == "spherical" else (out.log_softmax(-1) / 2).exp()
+    a, b = points[..., 1:, :], points[..., :-1, :]
+    # Unlike arccos of the product, exact for small angles and finite in its gradient.
+    angle = 2 * torch.atan2(safe_norm(a - b), safe_norm(a + b))
+    return angle.sum(-1) * (2 if metric == "fisher" else 1)
 
 
 class RelativeGeodesic(nn.Module, Similarity):
@@ -160,8 +210,8 @@ class RelativeGeodesic(nn.Module, Similarity):
         Relative geodesic representations, arXiv:2506.01599.
     """
 
-    Metric = Literal["euclidean", "spherical", "fisher"]
     self_contained = False
+    prepared_names = ("rows",)
 
     def __init__(
         self,
@@ -173,17 +223,17 @@ class RelativeGeodesic(nn.Module, Similarity):
     ) -> None:
         super().__init__()
         checks.check_size("steps", steps)
-        checks.check_choice("metric", metric, get_args(self.Metric))
+        checks.check_choice("metric", metric, get_args(Metric))
         if chunk_size is not None:
             checks.check_size("chunk_size", chunk_size)
         self.decoder = decoder
         self.steps = steps
-        self.metric = metric
+        self.metric: Metric = metric
         self.chunk_size = chunk_size
 
     def forward(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Lengths of the decoded segments."""
-        return evaluate(x, anchors, self)
+        return Similarity.__call__(self, x, anchors)
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         """The anchors themselves."""
@@ -193,25 +243,17 @@ class RelativeGeodesic(nn.Module, Similarity):
         """Lengths for rows ``(..., D)``."""
         flat = x.reshape(-1, x.shape[-1])
         blocks = (flat,) if self.chunk_size is None else flat.split(self.chunk_size)
-        code = torch.cat([self._lengths(block, prepared[0]) for block in blocks])
-        return code.reshape(*x.shape[:-1], prepared[0].shape[0]).to(x.dtype)
+        anchors = prepared[0]
+        lengths = [
+            segment_lengths(self.decoder, block, anchors, self.steps, self.metric)
+            for block in blocks
+        ]
+        code = torch.cat(lengths)
+        return code.reshape(*x.shape[:-1], anchors.shape[0]).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call, decoder aside."""
         return f"steps={self.steps}, metric={self.metric!r}, chunk_size={self.chunk_size}"
-
-    def _lengths(self, x: Tensor, anchors: Tensor) -> Tensor:
-        t = torch.linspace(0, 1, self.steps + 1, dtype=x.dtype, device=x.device)[:, None]
-        points = x[:, None, None] + t * (anchors[:, None] - x[:, None, None])  # (N, A, T + 1, D)
-        out: Tensor = self.decoder(points.reshape(-1, x.shape[-1])).flatten(1)
-        out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
-        if self.metric == "euclidean":
-            return safe_norm(out.diff(dim=-2)).sum(-1)
-        # Root probabilities lie on the sphere, where the Fisher distance is twice the angle.
-        points = unit_rows(out) if self.metric == "spherical" else (out.log_softmax(-1) / 2).exp()
-        a, b = points[..., 1:, :], points[..., :-1, :]
-        angle = 2 * torch.atan2(safe_norm(a - b), safe_norm(a + b))
-        return angle.sum(-1) * (2 if self.metric == "fisher" else 1)
 
 
 def _nearest(x: Tensor, reference: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """What every module of this package promises, as checks to run on any module of the kind.
 
 Each check takes ``make``, which builds a fitted module anew with the same state every time, and
-``x``, a float64 batch ``(N, D)`` that it accepts, and raises AssertionError if it is broken.
+``x``, a float64 batch ``(N, D)`` that it accepts. If it is broken the entry of `CONTRACT` raises
+AssertionError: with its name, the promise, and what was found, or raised on the way.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 #: Builds the module under test; with ``fitted=False``, as constructed.
 Make = Callable[..., nn.Module]
+Check = Callable[[Make, Tensor], None]
 
 
 def check_leading_axes(make: Make, x: Tensor) -> None:
@@ -154,9 +157,24 @@ def check_repr(make: Make, x: Tensor) -> None:
     _require(str(x.shape[-1]) in text or not list(module.buffers()), text)
 
 
+def _promise(name: str, check: Check) -> Check:
+    """The check, with whatever goes wrong in it told as a promise that is not kept."""
+    promise = (check.__doc__ or "").partition("\n")[0]
+
+    @functools.wraps(check)
+    def kept(make: Make, x: Tensor) -> None:
+        try:
+            check(make, x)
+        except Exception as error:
+            found = str(error) if isinstance(error, AssertionError) else repr(error)
+            raise AssertionError(f"{name} is not kept. {promise}\n{found}") from error
+
+    return kept
+
+
 #: Every check, by name.
-CONTRACT: dict[str, Callable[[Make, Tensor], None]] = {
-    name.removeprefix("check_"): check
+CONTRACT: dict[str, Check] = {
+    name.removeprefix("check_"): _promise(name.removeprefix("check_"), check)
     for name, check in list(globals().items())
     if name.startswith("check_")
 }

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from relreps._core import checks
 from relreps.normalization import (
-    AbstractNormalizer,
     Center,
     IsotropicScale,
+    Normalizer,
     StandardScale,
     UnitNorm,
     Whiten,
@@ -90,7 +90,7 @@ def intertwiner(
 
 
 #: Normalisers of the symmetry table, each for a number of features.
-NORMALIZERS: dict[str, Callable[[int], AbstractNormalizer | None]] = {
+NORMALIZERS: dict[str, Callable[[int], Normalizer | None]] = {
     "none": lambda features: None,
     "UnitNorm": lambda features: UnitNorm(),
     "Center": Center,
@@ -123,7 +123,7 @@ def symmetry_table(features: int = 6, rows: int = 40) -> dict[str, dict[str, flo
     return table
 
 
-def _code(rows: Tensor, pre: AbstractNormalizer | None) -> Tensor:
+def _code(rows: Tensor, pre: Normalizer | None) -> Tensor:
     anchors = rows[: rows.shape[0] // 2]
     if pre is not None:
         pre = pre.double().fit(anchors)

@@ -1,4 +1,4 @@
-"""The invariance table: every similarity behind every normaliser, declared and measured."""
+"""The invariance table: every similarity after every normaliser, declared and measured."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 
 from relreps._core.invariance import TRANSFORMATIONS
 from relreps.normalization import (
-    AbstractNormalizer,
     Center,
+    Normalizer,
     NormalizerChain,
     StandardScale,
     UnitNorm,
@@ -35,7 +35,7 @@ ROWS: dict[str, SimilarityLike] = {
 }
 
 #: The normalisers of the table, each for a number of features.
-NORMALIZERS: dict[str, Callable[[int], AbstractNormalizer | None]] = {
+NORMALIZERS: dict[str, Callable[[int], Normalizer | None]] = {
     **SINGLE,
     "Whiten, shrunk": lambda features: Whiten(features, shrinkage=0.3),
     "Center, UnitNorm": lambda features: NormalizerChain(Center(features), UnitNorm()),
@@ -82,7 +82,7 @@ def measure(module: nn.Module, anchors: int, features: int, draws: int = 2) -> d
 
 
 def invariance_table(features: int = 5, anchors: int = 15) -> Iterator[Entry]:
-    """Every similarity behind every normaliser under every transformation.
+    """Every similarity after every normaliser under every transformation.
 
     Args:
         features: Width of the space.

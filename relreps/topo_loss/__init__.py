@@ -5,8 +5,10 @@ from relreps.topo_loss.densification import (
     TopologicalDensificationLoss,
     topological_densification_loss,
 )
-from relreps.topo_loss.divergence import RTDLiteLoss, rtd_lite, wasserstein_h0
-from relreps.topo_loss.metric import edge_lengths
+from relreps.topo_loss.divergence import RTDLiteLoss, rtd_lite
+from relreps.topo_loss.edges import edge_lengths
+from relreps.topo_loss.kinds import MetricLike
+from relreps.topo_loss.metric import Metric
 from relreps.topo_loss.persistence import (
     ConnectivityLoss,
     death_time_quantiles,
@@ -16,9 +18,12 @@ from relreps.topo_loss.persistence import (
 from relreps.topo_loss.signatures import SignatureLoss, signature_loss
 from relreps.topo_loss.theory import mass_concentration_bound
 from relreps.topo_loss.trees import minimum_spanning_tree
+from relreps.topo_loss.wasserstein import wasserstein_h0
 
 __all__ = [
     "ConnectivityLoss",
+    "Metric",
+    "MetricLike",
     "RTDLiteLoss",
     "SignatureLoss",
     "TopologicalDensificationLoss",

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps.topo_loss.metric import Metric, check_cloud, measure, on_host, parse_metric
-from relreps.topo_loss.trees import check_points, spanning_edges
+from relreps._core.linalg import at_least_float32, full_precision
+from relreps.topo_loss.kinds import MetricLike, resolve_metric
+from relreps.topo_loss.metric import Metric
+from relreps.topo_loss.trees import check_method, spanning_lengths
 
 
 def death_times(
-    x: Tensor, metric: Metric = "l2", method: str = "auto", *, mask: Tensor | None = None
+    x: Tensor, metric: MetricLike = "l2", method: str = "auto", *, mask: Tensor | None = None
 ) -> Tensor:
     r"""Scales at which the connected components of each cloud merge, ascending.
 
@@ -29,16 +31,20 @@ def death_times(
     Distances come from differences of coordinates, never from a matrix product, in float32 at
     least, so near-duplicates keep their distance. Selection tells pairs apart down to 1e-19 of the
     radius of a float32 cloud (1e-154 in float64); nearer ones tie, and are measured as they are. On
-    the CPU about a thousand points cost less
-    than ``torch.cdist(x, x)`` forward and backward. Memory is O(nD) and a block that does
-    not grow with n, except that ``"closure"`` and precomputed distances take :math:`O(n^2)`.
+    the CPU about a thousand points cost less than ``torch.cdist(x, x)`` forward and backward.
+    Memory is O(nD) and a block that does not grow with n, except that ``"closure"``, precomputed
+    distances and a callable take :math:`O(n^2)`.
 
     Args:
         x: Points, or distances where the metric is ``"precomputed"``.
         metric: ``"l1"``, ``"l2"`` (or ``"euclidean"``), ``"sqeuclidean"``, ``"linf"``,
             ``("lp", p)`` (or a list) with p > 0, ``("fp", p)`` :math:`= \sum_k |u_k|^p`, ``"f0"``
             :math:`= \sum_k |u_k| / (1 + |u_k|)`, ``"cosine"`` (one minus the cosine; a zero row is
-            at distance 1 from all others and 0 from its like), or ``"precomputed"``.
+            at distance 1 from all others and 0 from its like), ``"precomputed"``, or a callable
+            ``metric(a, b)`` that gives the distance of each row of ``a`` to the same row of ``b``,
+            :math:`(*, D), (*, D) \to (*)`. It is called on all :math:`n (n - 1) / 2` pairs, once
+            each, in blocks and without gradient; then on the chosen edges with gradient. That one
+            is its own: where points may coincide, take a norm whose gradient is finite there.
         method: All give the same death times, eager and compiled, up to rounding; and the same
             edges, unless distances tie but for their rounding. ``"closure"`` (:math:`O(n^3)`, n
             short steps), ``"prim"`` (n - 1 steps of O(nD)) and ``"boruvka"`` (:math:`O(n^2 \log n)`
@@ -64,38 +70,19 @@ def death_times(
     References:
         Hofer et al., arXiv:2002.04805, section 2.
     """
-    if mask is None:
-        check_points("x", x, metric)
-        return _ascending(spanning_lengths(x, metric, method, None)[0]).to(x.dtype)
-    check_cloud("x", x, metric)
-    _check_mask(mask, x)
-    square = parse_metric(metric)[0] == "precomputed"
-    exists = mask[..., None] & mask[..., None, :] if square else mask[..., None]
-    x = x.masked_fill(~exists, 0)  # what stands there may be anything, and must not reach gradients
-    check_points("x", x, metric)
-    # A point that does not exist is alone in its group; the others share one.
-    groups = torch.where(mask, -1, torch.arange(mask.shape[-1], device=x.device))
-    lengths, exist = spanning_lengths(x, metric, method, groups)
-    return _ascending(torch.where(exist, lengths, math.inf)).to(x.dtype)
-
-
-def spanning_lengths(
-    x: Tensor, metric: Metric, method: str, groups: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Lengths of the spanning edges, in float32 at least, and which of these edges exist.
-
-    One that joins two groups does not, nor does one that the given distances call infinite. A
-    length that overflowed is still one: what is computed from it is to overflow as well.
-    """
-    edges = spanning_edges(x, metric, method, groups=groups)
-    lengths = measure(x, edges, metric)
-    exist = torch.ones_like(lengths, dtype=torch.bool)
-    if parse_metric(metric)[0] == "precomputed":
-        exist = ~lengths.isinf()
+    rule = resolve_metric(metric)
+    check_method(method)
+    groups = None
+    if mask is not None:
+        rule.check_shape("x", x)
+        _check_mask(mask, x)
+        x, groups = _hidden(x, mask, rule)
+    rule.check("x", x)
+    with full_precision(x):
+        lengths, exist = spanning_lengths(at_least_float32(x), rule, method, groups)
     if groups is not None:
-        i, j = edges.unbind(-1)
-        exist = exist & (groups.gather(-1, i) == groups.gather(-1, j))
-    return lengths, exist
+        lengths = torch.where(exist, lengths, math.inf)
+    return _ascending(lengths).to(x.dtype)
 
 
 def check_deaths(name: str, d: Tensor) -> None:
@@ -103,7 +90,7 @@ def check_deaths(name: str, d: Tensor) -> None:
     checks.check_floating(name, d)
     if d.dim() == 0:
         raise ValueError(f"`{name}` must have shape (..., m), one death time an entry, got ().")
-    if on_host(d) and not bool(((d >= 0) & (d < math.inf)).all()):
+    if checks.on_host(d) and not bool(((d >= 0) & (d < math.inf)).all()):
         raise ValueError(
             f"`{name}` must hold death times, finite and not negative. Those of a masked cloud are "
             "infinite where an edge is missing: leave them out."
@@ -117,9 +104,19 @@ def check_scale(scale: float) -> None:
         raise ValueError("`scale` must be finite, got inf.")
 
 
+def _hidden(x: Tensor, mask: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Clouds where points that are masked out are zero, and groups in which each is alone.
+
+    What stands in their place may be anything, and must not reach gradients.
+    """
+    exists = mask[..., None] & mask[..., None, :] if metric.precomputed else mask[..., None]
+    groups = torch.where(mask, -1, torch.arange(mask.shape[-1], device=x.device))
+    return x.masked_fill(~exists, 0), groups
+
+
 def _ascending(lengths: Tensor) -> Tensor:
     """Sorted lengths of edges, which are in order but for the rounding of their measurement."""
-    if on_host(lengths) and bool((lengths[..., 1:] >= lengths[..., :-1]).all()):
+    if checks.on_host(lengths) and bool((lengths[..., 1:] >= lengths[..., :-1]).all()):
         return lengths
     return lengths.sort(-1).values
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
 import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
-from relreps._core.linalg import at_least_float32
-from relreps.topo_loss.deaths import check_scale, spanning_lengths
-from relreps.topo_loss.metric import Metric, on_host, parse_metric
-from relreps.topo_loss.trees import METHODS, check_points
+from relreps._core.linalg import at_least_float32, full_precision
+from relreps.topo_loss.deaths import check_scale
+from relreps.topo_loss.kinds import MetricLike, resolve_metric
+from relreps.topo_loss.metric import Metric
+from relreps.topo_loss.trees import check_method, spanning_lengths
 
-MODES = ("abs", "square", "hinge")
-REDUCTIONS = ("mean", "sum", "none")
+Function: TypeAlias = Callable[[Tensor], Tensor]
+
+_PENALTIES: dict[str, Function] = {"abs": torch.abs, "square": torch.square, "hinge": torch.relu}
+_REDUCTIONS = ("mean", "sum", "none")
 
 
 def topological_densification_loss(
@@ -20,9 +26,9 @@ def topological_densification_loss(
     scale: float,
     labels: Tensor | None = None,
     *,
-    mode: str = "abs",
-    metric: Metric = "l2",
-    reduction: str = "mean",
+    mode: str | Function = "abs",
+    metric: MetricLike = "l2",
+    reduction: str | Function = "mean",
     method: str = "auto",
 ) -> Tensor:
     r"""Draw the death times of each cloud towards one scale, :math:`\sum_e |d_e - \beta|`.
@@ -39,12 +45,14 @@ def topological_densification_loss(
         labels: Class of each point: each class is a cloud. On the eager CPU classes of one size go
             together; elsewhere all go in one spanning forest, and nothing waits for the device.
         mode: ``"abs"``, ``"square"`` for :math:`(d_e - \beta)^2`, ``"hinge"`` for
-            :math:`\max(d_e - \beta, 0)`.
+            :math:`\max(d_e - \beta, 0)`, or a callable that takes the excesses
+            :math:`d_e - \beta` entry by entry.
         metric: As in `death_times`.
         reduction: ``"none"``: one value a cloud, classes ascending; the number of classes depends
             on the data, so with ``labels`` this one waits for the device and is refused by
             ``torch.compile`` and meta. ``"sum"``: their sum. ``"mean"``: their mean over the clouds
             of at least two points, 0 if there are none. The weights in the papers are for the mean.
+            A callable takes what ``"none"`` gives.
         method: As in `death_times`.
 
     Shape:
@@ -66,39 +74,21 @@ def topological_densification_loss(
     References:
         Hofer et al., arXiv:2002.04805; relative representations: arXiv:2409.10967.
     """
-    _check_options(scale, mode, metric, reduction, method)
-    check_points("z", z, metric)
-    dtype, z = z.dtype, at_least_float32(z)
-    if labels is None:
-        values = _cloud_values(z, None, scale, mode, metric, method).sum(-1)
-        clouds = values.numel() if z.shape[-2] > 1 else 0
-        return _reduced(values, reduction, clouds).to(dtype)
-    if z.dim() != 2:
-        raise ValueError(
-            f"`z` must have shape (n, D) with `labels`, got {tuple(z.shape)}. Give either one "
-            "batch of labelled points or a batch of clouds."
-        )
-    checks.check_labels(labels, len(z))
-    if on_host(z) or (reduction == "none" and checks.eager() and not z.is_meta):
-        return _by_class(z, scale, labels, mode, metric, reduction, method).to(dtype)
-    if reduction == "none":
-        raise ValueError(
-            "`reduction` 'none' with `labels` has one value a class, a number that depends on the "
-            "data: not under torch.compile or on meta. Use 'mean' or 'sum', or a batch of clouds."
-        )
-    return _by_forest(z, scale, labels, mode, metric, reduction, method).to(dtype)
+    check_scale(scale)
+    return _densification(z, scale, labels, _checked(mode, metric, reduction, method))
 
 
 class TopologicalDensificationLoss(nn.Module):
     r"""Draw the death times of each class towards one scale, :math:`\sum_e |d_e - \beta|`.
 
     See `topological_densification_loss`, of which this remembers the options. It has no state.
+    The options are checked here, once; of them only ``scale`` may be set anew.
 
     Args:
         scale: The scale :math:`\beta \ge 0`, in the unit of the metric.
-        mode: ``"abs"``, ``"square"`` or ``"hinge"``.
+        mode: ``"abs"``, ``"square"``, ``"hinge"`` or a callable on :math:`d_e - \beta`.
         metric: As in `death_times`.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction: ``"mean"``, ``"sum"``, ``"none"`` or a callable on one value a cloud.
         method: As in `death_times`.
 
     Shape:
@@ -118,13 +108,14 @@ class TopologicalDensificationLoss(nn.Module):
         self,
         scale: float,
         *,
-        mode: str = "abs",
-        metric: Metric = "l2",
-        reduction: str = "mean",
+        mode: str | Function = "abs",
+        metric: MetricLike = "l2",
+        reduction: str | Function = "mean",
         method: str = "auto",
     ) -> None:
         super().__init__()
-        _check_options(scale, mode, metric, reduction, method)
+        check_scale(scale)
+        self._options = _checked(mode, metric, reduction, method)
         self.scale = scale
         self.mode = mode
         self.metric = metric
@@ -133,15 +124,7 @@ class TopologicalDensificationLoss(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss of points ``(n, D)`` with labels ``(n,)``, or of clouds ``(..., n, D)``."""
-        return topological_densification_loss(
-            z,
-            self.scale,
-            labels,
-            mode=self.mode,
-            metric=self.metric,
-            reduction=self.reduction,
-            method=self.method,
-        )
+        return _densification(z, self.scale, labels, self._options)
 
     def extra_repr(self) -> str:
         """The options."""
@@ -151,75 +134,106 @@ class TopologicalDensificationLoss(nn.Module):
         )
 
 
-def _by_class(
-    z: Tensor,
-    scale: float,
-    labels: Tensor,
-    mode: str,
-    metric: Metric,
-    reduction: str,
-    method: str,
-) -> Tensor:
+class _Options(NamedTuple):
+    """What has been checked, and what it stands for."""
+
+    penalty: Function
+    metric: Metric
+    reduction: str | Function
+    method: str
+
+
+def _checked(
+    mode: str | Function, metric: MetricLike, reduction: str | Function, method: str
+) -> _Options:
+    if not callable(mode):
+        checks.check_choice("mode", mode, _PENALTIES)
+        mode = _PENALTIES[mode]
+    if not callable(reduction):
+        checks.check_choice("reduction", reduction, _REDUCTIONS)
+    check_method(method)
+    return _Options(mode, resolve_metric(metric), reduction, method)
+
+
+def _densification(z: Tensor, scale: float, labels: Tensor | None, options: _Options) -> Tensor:
+    """The loss, of options that have been checked."""
+    options.metric.check("z", z)
+    if labels is not None:
+        if z.dim() != 2:
+            raise ValueError(
+                f"`z` must have shape (n, D) with `labels`, got {tuple(z.shape)}. Give either one "
+                "batch of labelled points or a batch of clouds."
+            )
+        checks.check_labels(labels, len(z))
+    waits = checks.on_host(z) or (_one_a_class(options) and checks.eager() and not z.is_meta)
+    dtype, z = z.dtype, at_least_float32(z)
+    with full_precision(z):
+        if labels is None:
+            values = _penalties(z, scale, options).sum(-1)
+            total = _reduced(values, options, values.numel() if z.shape[-2] > 1 else 0)
+        else:
+            total = (_by_class if waits else _by_forest)(z, scale, labels, options)
+    return total.to(dtype)
+
+
+def _one_a_class(options: _Options) -> bool:
+    return options.reduction not in ("mean", "sum")
+
+
+def _by_class(z: Tensor, scale: float, labels: Tensor, options: _Options) -> Tensor:
     """Classes of one size at a time, as a batch of clouds. Synchronises."""
     _, counts = labels.unique(return_counts=True)
     members = labels.argsort(stable=True)
     starts = counts.cumsum(0) - counts
-    square = parse_metric(metric)[0] == "precomputed"
     values, classes = [z.flatten()[:0]], [starts[:0]]
     for size in counts.unique().tolist():
         at = (counts == size).nonzero().flatten()
         rows = members[starts[at, None] + torch.arange(size, device=z.device)]
-        clouds = z[rows[:, :, None], rows[:, None]] if square else z[rows]
-        values.append(_cloud_values(clouds, None, scale, mode, metric, method).sum(-1))
+        clouds = options.metric.take(z, rows)
+        values.append(_penalties(clouds, scale, options).sum(-1))
         classes.append(at)
     ascending = torch.cat(values)[torch.cat(classes).argsort()]
-    return _reduced(ascending, reduction, int((counts > 1).sum()))
+    return _reduced(ascending, options, int((counts > 1).sum()))
 
 
-def _by_forest(
-    z: Tensor,
-    scale: float,
-    labels: Tensor,
-    mode: str,
-    metric: Metric,
-    reduction: str,
-    method: str,
-) -> Tensor:
+def _by_forest(z: Tensor, scale: float, labels: Tensor, options: _Options) -> Tensor:
     """All classes at once: points of different classes are infinitely far apart."""
-    values = _cloud_values(z, labels, scale, mode, metric, method)
+    if _one_a_class(options):
+        raise ValueError(
+            "`reduction` 'none' with `labels`, or a callable, needs one value a class, and their "
+            "number depends on the data: not under torch.compile or on meta. Use 'mean' or 'sum', "
+            "or a batch of clouds."
+        )
+    values = _penalties(z, scale, options, labels)
     ordered = labels.sort().values
     more = ordered[1:] == ordered[:-1]
     clouds = more.sum() - (more[1:] & more[:-1]).sum()  # runs of equal labels
-    return _reduced(values, reduction, clouds)
+    return _reduced(values, options, clouds)
 
 
-def _cloud_values(
-    z: Tensor, groups: Tensor | None, scale: float, mode: str, metric: Metric, method: str
-) -> Tensor:
+def _penalties(z: Tensor, scale: float, options: _Options, groups: Tensor | None = None) -> Tensor:
     """Penalty of each edge; none for what is no edge."""
-    lengths, exist = spanning_lengths(z, metric, method, groups)
-    if groups is not None or parse_metric(metric)[0] == "precomputed":
+    lengths, exist = spanning_lengths(z, options.metric, options.method, groups)
+    partial = groups is not None or options.metric.precomputed
+    if partial:
         # Before any arithmetic: zero times the gradient of an infinite number is NaN.
         lengths = torch.where(exist, lengths, scale)
-    excess = lengths - scale
-    if mode == "abs":
-        return excess.abs()
-    return excess.square() if mode == "square" else excess.relu()
+    values = options.penalty(lengths - scale)
+    if values.shape != lengths.shape:
+        raise ValueError(
+            f"`mode` must keep the shape of what it is called on, {tuple(lengths.shape)}, got "
+            f"{tuple(values.shape)}. Give a function that works entry by entry."
+        )
+    return torch.where(exist, values, 0) if partial else values
 
 
-def _reduced(values: Tensor, reduction: str, clouds: int | Tensor) -> Tensor:
-    """Values as they are, their sum, or their mean over ``clouds``."""
-    if reduction == "none":
+def _reduced(values: Tensor, options: _Options, clouds: int | Tensor) -> Tensor:
+    """Values as they are, a function of them, their sum, or their mean over ``clouds``."""
+    if callable(options.reduction):
+        return options.reduction(values)
+    if options.reduction == "none":
         return values
     total = values.sum()
-    if reduction == "sum":
+    if options.reduction == "sum":
         return total
     return total / (clouds.clamp(min=1) if isinstance(clouds, Tensor) else max(clouds, 1))
-
-
-def _check_options(scale: float, mode: str, metric: Metric, reduction: str, method: str) -> None:
-    check_scale(scale)
-    checks.check_choice("mode", mode, MODES)
-    checks.check_choice("reduction", reduction, REDUCTIONS)
-    checks.check_choice("method", method, METHODS)
-    parse_metric(metric)

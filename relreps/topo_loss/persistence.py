@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
-from relreps._core.linalg import at_least_float32
-from relreps.topo_loss.clouds import mean, nonzero
+from relreps._core.draws import shuffled
+from relreps._core.linalg import at_least_float32, full_precision
+from relreps._core.rounding import safe_divisor
+from relreps.topo_loss.clouds import mean
 from relreps.topo_loss.deaths import check_deaths, check_scale, death_times
-from relreps.topo_loss.metric import Metric, check_cloud, parse_metric
+from relreps.topo_loss.kinds import MetricLike, resolve_metric
+from relreps.topo_loss.metric import Metric
+from relreps.topo_loss.trees import spanning_lengths
 
 
 def total_persistence(deaths: Tensor, p: float = 1.0) -> Tensor:
@@ -34,7 +38,7 @@ def total_persistence(deaths: Tensor, p: float = 1.0) -> Tensor:
     checks.check_positive("p", p)
     check_deaths("deaths", deaths)
     wide = at_least_float32(deaths)
-    none = wide == 0
+    none = wide == 0  # not `safe_power`, which is 0 at NaN: what is no death time is to be seen
     return torch.where(none, 0, torch.where(none, 1, wide) ** p).sum(-1).to(deaths.dtype)
 
 
@@ -58,8 +62,8 @@ def persistent_entropy(deaths: Tensor) -> Tensor:
     wide = at_least_float32(deaths)
     # In units of the longest, so that the sum does not overflow; they change no derivative.
     longest = torch.nn.functional.pad(wide.detach(), (1, 0)).amax(-1, keepdim=True)
-    wide = wide / nonzero(longest)
-    part = wide / nonzero(wide.sum(-1, keepdim=True))
+    wide = wide / safe_divisor(longest)
+    part = wide / safe_divisor(wide.sum(-1, keepdim=True))
     safe = torch.where(part == 0, 1, part)
     return -(safe * safe.log()).sum(-1).to(deaths.dtype)
 
@@ -92,26 +96,27 @@ class ConnectivityLoss(nn.Module):
         features.
     """
 
-    def __init__(self, scale: float = 2.0, metric: Metric = "l1", branches: int = 1) -> None:
+    def __init__(self, scale: float = 2.0, *, metric: MetricLike = "l1", branches: int = 1) -> None:
         super().__init__()
         check_scale(scale)
         checks.check_size("branches", branches)
-        if parse_metric(metric)[0] == "precomputed":
-            raise ValueError("`metric` must be one of points, got 'precomputed'.")
+        self._metric = _of_points(metric)
         self.scale = scale
         self.metric = metric
         self.branches = branches
 
     def forward(self, z: Tensor) -> Tensor:
         """Mean loss of the clouds and branches."""
-        check_cloud("z", z, self.metric)
+        self._metric.check("z", z)
         if z.shape[-1] % self.branches:
             raise ValueError(
                 f"`branches` must divide the number of features, got {self.branches} and "
                 f"{z.shape[-1]} features."
             )
         slices = at_least_float32(z).unflatten(-1, (self.branches, -1)).movedim(-2, -3)
-        return mean((death_times(slices, self.metric) - self.scale).abs().sum(-1)).to(z.dtype)
+        with full_precision(z):
+            lengths, _ = spanning_lengths(slices, self._metric, "auto")
+        return mean((lengths - self.scale).abs().sum(-1)).to(z.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -123,8 +128,8 @@ def death_time_quantiles(
     x: Tensor,
     labels: Tensor | None = None,
     quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
-    metric: Metric = "l2",
     *,
+    metric: MetricLike = "l2",
     samples_per_class: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -157,8 +162,7 @@ def death_time_quantiles(
     """
     checks.check_rows("x", x, minimum=2)
     checks.check_generator(generator)
-    if parse_metric(metric)[0] == "precomputed":
-        raise ValueError("`metric` must be one of points, got 'precomputed'.")
+    rule = _of_points(metric)
     if isinstance(quantiles, int | float | str) or not len(quantiles):
         raise ValueError(f"`quantiles` must be a sequence of numbers, got {quantiles!r}.")
     for q in quantiles:
@@ -176,13 +180,20 @@ def death_time_quantiles(
             f"`labels` must give every class at least {least} samples, got smaller classes, with "
             f"their sizes: {', '.join(small)}. Leave these out or lower `samples_per_class`."
         )
-    device = "cpu" if generator is None else generator.device
     rows = []
     for c, count in zip(classes.tolist(), counts.tolist(), strict=True):
         members = at_least_float32(x[labels.to(x.device) == c])
         size = samples_per_class or count
-        order = torch.randperm(count, generator=generator, device=device).to(x.device)
+        order = shuffled(count, generator).to(x.device)
         clouds = members[order[: count - count % size]].unflatten(0, (-1, size))
-        deaths = death_times(clouds, metric).flatten()
+        deaths = death_times(clouds, rule).flatten()
         rows.append(torch.quantile(deaths, deaths.new_tensor(list(quantiles))))
     return torch.stack(rows)
+
+
+def _of_points(metric: MetricLike) -> Metric:
+    """The metric, refused if it is not one of points."""
+    rule = resolve_metric(metric)
+    if rule.precomputed:
+        raise ValueError("`metric` must be one of points, got 'precomputed'.")
+    return rule

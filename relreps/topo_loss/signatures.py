@@ -8,17 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
-from relreps._core.linalg import at_least_float32
+from relreps._core.linalg import at_least_float32, full_precision
 from relreps._core.rounding import safe_norm
-from relreps.topo_loss.clouds import (
-    check_same_samples,
-    distance_matrix,
-    longest_pairs,
-    mean,
-    no_loss,
-    nonzero,
-)
-from relreps.topo_loss.metric import Metric, measure, parse_metric
+from relreps.topo_loss.clouds import check_same_samples, diameter, mean
+from relreps.topo_loss.kinds import MetricLike, resolve_metric
+from relreps.topo_loss.metric import Metric
 from relreps.topo_loss.trees import spanning_edges
 
 Normalize: TypeAlias = Literal["max", "none", "learned"]
@@ -28,7 +22,7 @@ def signature_loss(
     x: Tensor,
     z: Tensor,
     *,
-    metric: Metric = "l2",
+    metric: MetricLike = "l2",
     normalize: Normalize = "max",
     scale: Tensor | float | None = None,
     squared: bool = True,
@@ -54,22 +48,9 @@ def signature_loss(
         )
     if scale is not None and not isinstance(scale, Tensor):
         checks.check_positive("scale", scale)
-    check_same_samples(("x", "z"), x, z, metric)
-    if x.shape[-2] < 2:
-        return no_loss(x, z)
-    wide = at_least_float32(x), at_least_float32(z)
-    edges = [spanning_edges(cloud, metric) for cloud in wide]
-    both = torch.cat(edges, -2)
-    in_x, in_z = (measure(cloud, both, metric) for cloud in wide)
-    if normalize != "none":
-        in_x = in_x / _diameter(wide[0], metric)
-    if normalize == "max":
-        in_z = in_z / _diameter(wide[1], metric)
-    elif scale is not None:
-        in_z = in_z / scale
-    gaps = (in_x - in_z).unflatten(-1, (2, -1))
-    sizes = gaps.square().sum(-1) if squared else safe_norm(gaps)
-    return (sizes.sum(-1) / 2).to(z.dtype)
+    rule = resolve_metric(metric)
+    check_same_samples(("x", "z"), x, z, rule)
+    return _halves(_gaps(x, z, rule, normalize, scale), squared).to(z.dtype)
 
 
 class SignatureLoss(nn.Module):
@@ -106,10 +87,10 @@ class SignatureLoss(nn.Module):
     scale: nn.Parameter | None
 
     def __init__(
-        self, *, metric: Metric = "l2", normalize: Normalize = "max", squared: bool = True
+        self, *, metric: MetricLike = "l2", normalize: Normalize = "max", squared: bool = True
     ) -> None:
         super().__init__()
-        parse_metric(metric)
+        self._metric = resolve_metric(metric)
         checks.check_choice("normalize", normalize, get_args(Normalize))
         self.metric = metric
         self.normalize: Normalize = normalize
@@ -118,21 +99,36 @@ class SignatureLoss(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Mean loss of the clouds."""
-        values = signature_loss(
-            at_least_float32(x),
-            at_least_float32(z),
-            metric=self.metric,
-            normalize=self.normalize,
-            scale=self.scale,
-            squared=self.squared,
-        )
-        return mean(values).to(z.dtype)
+        check_same_samples(("x", "z"), x, z, self._metric)
+        gaps = _gaps(x, z, self._metric, self.normalize, self.scale)
+        return mean(_halves(gaps, self.squared)).to(z.dtype)
 
     def extra_repr(self) -> str:
         """Constructor call."""
         return f"metric={self.metric!r}, normalize={self.normalize!r}, squared={self.squared}"
 
 
-def _diameter(x: Tensor, metric: Metric) -> Tensor:
-    """Largest distance of each cloud, ``(..., 1)``, with gradient."""
-    return nonzero(measure(x, longest_pairs(distance_matrix(x, metric), 1), metric))
+def _gaps(
+    x: Tensor, z: Tensor, metric: Metric, normalize: Normalize, scale: Tensor | float | None
+) -> Tensor:
+    """Differences of the lengths of edges ``(..., 2, n - 1)``, a row for the tree of each cloud."""
+    x, z = at_least_float32(x), at_least_float32(z)
+    with full_precision(x):
+        trees = [spanning_edges(cloud, metric) for cloud in (x, z)]
+        both = torch.cat(trees, -2)
+        in_x, in_z = metric.measure(x, both), metric.measure(z, both)
+        if normalize != "none":
+            in_x = in_x / diameter(x, metric)
+        if normalize == "max":
+            in_z = in_z / diameter(z, metric)
+        elif scale is not None:
+            in_z = in_z / scale
+    gaps: Tensor = (in_x - in_z).unflatten(-1, (2, trees[0].shape[-2]))
+    return gaps
+
+
+def _halves(gaps: Tensor, squared: bool) -> Tensor:
+    """Half the sum over both trees of the squared norms, or of the norms."""
+    sizes = gaps.square().sum(-1) if squared else safe_norm(gaps)
+    total: Tensor = sizes.sum(-1) / 2
+    return total

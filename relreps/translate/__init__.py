@@ -5,28 +5,23 @@ them moves everything else, stored vectors included, without the encoder. The wh
 pre-processing included, is in its state, and its output lies in the *original* target space.
 """
 
-from relreps.translate.base import Side, Translator
-from relreps.translate.functional import FunctionalMapTranslator, functional_map
+from relreps.translate.base import Translator
+from relreps.translate.functional import FunctionalMapTranslator
 from relreps.translate.generalized import GeneralizedProcrustes
-from relreps.translate.neighbors import (
-    RCSLSTranslator,
-    RefinedProcrustesTranslator,
-    csls,
-    mutual_nearest,
-    rcsls_loss,
-)
+from relreps.translate.matrix import MatrixTranslator, Problem, Solution
 from relreps.translate.permutation import PermutationTranslator
 from relreps.translate.procrustes import LOrthoTranslator, ProcrustesTranslator, procrustes
+from relreps.translate.rcsls import RCSLSTranslator, rcsls_loss
 from relreps.translate.regularized import ProcrustesRidgeTranslator, ReducedRankTranslator
 from relreps.translate.relative import InverseRelativeTranslator
 from relreps.translate.report import (
-    ScaleInvarianceReport,
     TranslationReport,
-    scale_invariance_report,
     translation_report,
 )
 from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
-from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+from relreps.translate.scale_invariance import ScaleInvarianceReport, scale_invariance_report
+from relreps.translate.seeded import RefinedProcrustesTranslator
+from relreps.translate.streaming import MomentTranslator
 from relreps.translate.transport import TransportTranslator
 from relreps.translate.whitened import CCATranslator, WhitenedTranslator
 
@@ -38,25 +33,22 @@ __all__ = [
     "InverseRelativeTranslator",
     "LOrthoTranslator",
     "LinearTranslator",
+    "MatrixTranslator",
     "MomentTranslator",
-    "PairMoments",
     "PermutationTranslator",
+    "Problem",
     "ProcrustesRidgeTranslator",
     "ProcrustesTranslator",
     "RCSLSTranslator",
     "ReducedRankTranslator",
     "RefinedProcrustesTranslator",
-    "Rows",
     "ScaleInvarianceReport",
-    "Side",
+    "Solution",
     "TranslationReport",
     "Translator",
     "TransportTranslator",
     "WhitenedTranslator",
-    "csls",
-    "functional_map",
     "linear_map",
-    "mutual_nearest",
     "procrustes",
     "rcsls_loss",
     "scale_invariance_report",

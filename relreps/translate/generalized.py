@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, full_precision, polar_factor
+from relreps._core.rounding import is_constant, rounding_of
 from relreps._core.state import FittedModule
 from relreps._core.warnings import warn
 
@@ -29,7 +30,7 @@ class GeneralizedProcrustes(FittedModule):
     side by side, each softly whitened; where samples are missing, one space after another is
     brought to those before it. From there the hub and the maps are found in turn; the objective
     never rises. The hub has its principal axes as coordinates, the largest first, the
-    entry of largest size in each positive. O(rounds M (N D H + D H min(D, H))), in float64.
+    entry of largest size in each positive. O(max_iterations M (N D H + D H min(D, H))), in float64.
 
     Args:
         features: Width of each space.
@@ -39,11 +40,11 @@ class GeneralizedProcrustes(FittedModule):
             its rows from their mean, which is given back on the way out.
         tolerance: Stop when a round lowers the objective by less than this share of the data's
             energy.
-        max_rounds: Stop after as many rounds at the latest.
+        max_iterations: Stop after as many rounds at the latest.
 
     Attributes:
         objective: What is left of the energy of the data, from 0 to 1.
-        rounds: Rounds that were needed.
+        iterations: Rounds that were needed.
 
     Raises:
         RuntimeError: Used before `fit`.
@@ -51,7 +52,7 @@ class GeneralizedProcrustes(FittedModule):
             link the spaces.
 
     Warns:
-        NumericalWarning: The alternation was not done after ``max_rounds``.
+        NumericalWarning: The alternation was not done after ``max_iterations``.
 
     Example:
         >>> x = torch.randn(50, 4)
@@ -66,7 +67,7 @@ class GeneralizedProcrustes(FittedModule):
     """
 
     objective: Tensor
-    rounds: Tensor
+    iterations: Tensor
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class GeneralizedProcrustes(FittedModule):
         *,
         rescale: bool = True,
         tolerance: float = 1e-9,
-        max_rounds: int = 200,
+        max_iterations: int = 200,
     ) -> None:
         super().__init__()
         features = list(features)
@@ -90,16 +91,16 @@ class GeneralizedProcrustes(FittedModule):
                 f"{hub_features}: more directions cannot be told apart."
             )
         checks.check_number("tolerance", tolerance, 0, 1)
-        checks.check_size("max_rounds", max_rounds)
+        checks.check_size("max_iterations", max_iterations)
         self.features, self.hub_features = features, hub_features
-        self.rescale, self.tolerance, self.max_rounds = rescale, tolerance, max_rounds
+        self.rescale, self.tolerance, self.max_iterations = rescale, tolerance, max_iterations
         for m, width in enumerate(features):
             self.register_buffer(f"rotation_{m}", torch.zeros(width, hub_features))
             self.register_buffer(f"mean_{m}", torch.zeros(width))
             self.register_buffer(f"unit_{m}", torch.ones(()))
             self.register_buffer(f"offset_{m}", torch.zeros(hub_features))
         self.register_buffer("objective", torch.zeros(()))
-        self.register_buffer("rounds", torch.zeros((), dtype=torch.long))
+        self.register_buffer("iterations", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def fit(self, spaces: Sequence[Tensor], weights: Tensor | None = None) -> Self:
@@ -117,8 +118,7 @@ class GeneralizedProcrustes(FittedModule):
             mean = w[m] @ present / w[m].sum()
             rest = torch.where(w[m, :, None] > 0, present - mean, 0)
             energy = w[m] @ rest.square().sum(1)
-            noise = 10 * torch.finfo(at_least_float32(space[:0]).dtype).eps
-            if energy <= noise**2 * (w[m] @ present.square().sum(1)):
+            if is_constant(energy, w[m] @ present.square().sum(1), rounding_of(space.dtype)):
                 raise ValueError(
                     f"`spaces[{m}]` must vary, got rows that are all equal. Give at least two "
                     "different rows."
@@ -130,15 +130,15 @@ class GeneralizedProcrustes(FittedModule):
             energies.append(energy / unit**2)
         solution = _Alternation(rows, w, self.hub_features)
         energy, levels = torch.stack(energies).sum(), [float("inf")]
-        while len(levels) <= self.max_rounds:
+        while len(levels) <= self.max_iterations:
             solution.step()
             levels.append(float(solution.objective() / energy))
             if levels[-2] - levels[-1] <= self.tolerance:
                 break
         else:
             warn(
-                f"The alternation was still falling after {self.max_rounds} rounds, at "
-                f"{levels[-1]:.3g} of the energy. Raise `max_rounds` or `tolerance`."
+                f"The alternation was still falling after {self.max_iterations} rounds, at "
+                f"{levels[-1]:.3g} of the energy. Raise `max_iterations` or `tolerance`."
             )
         solution.fix_gauge()
         found = {"rotation": solution.rotations, "mean": means, "unit": units}
@@ -148,7 +148,7 @@ class GeneralizedProcrustes(FittedModule):
         for name, value in values.items():
             getattr(self, name).copy_(value)
         self.objective.fill_(max(levels[-1], 0.0))
-        self.rounds.fill_(len(levels) - 1)
+        self.iterations.fill_(len(levels) - 1)
         self._mark_fitted()
         return self
 
@@ -177,7 +177,7 @@ class GeneralizedProcrustes(FittedModule):
         """Constructor call."""
         return (
             f"{self.features}, {self.hub_features}, rescale={self.rescale}, "
-            f"tolerance={self.tolerance}, max_rounds={self.max_rounds}"
+            f"tolerance={self.tolerance}, max_iterations={self.max_iterations}"
         )
 
     def _of(self, name: str, m: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.rounding import safe_reciprocal
+from relreps._core.rounding import moment_tolerance, safe_reciprocal
 
 Ridge = float | Literal["gcv", "loo"]
 
@@ -49,7 +49,7 @@ class Gram(NamedTuple):
     def of(cls, matrix: Tensor, eps: float) -> Gram:
         """Take apart the second moments of rows with rounding ``eps``."""
         values, vectors = torch.linalg.eigh(matrix)
-        tolerance = rounding(len(values), eps)
+        tolerance = moment_tolerance(len(values), eps)
         return cls(matrix, values, vectors, values > tolerance * values[-1], tolerance, eps)
 
     @property
@@ -59,6 +59,8 @@ class Gram(NamedTuple):
 
     def solve(self, right: Tensor, penalty: Tensor) -> tuple[Tensor, int]:
         """The smallest ``m`` with ``(matrix + penalty I) m = right``; and the matrix's rank."""
+        # Cholesky is exact to rounding where the matrix is well conditioned, in a third of the
+        # time; else the pseudo-inverse in the eigenvectors leaves out what is rounding.
         shifted = self.matrix + penalty * torch.eye(len(self.values)).to(self.matrix)
         # In units in which every feature weighs the same, which spares digits where theirs differ.
         # One that varies by less than the others are rounded to is a constant, and has no unit.
@@ -73,22 +75,13 @@ class Gram(NamedTuple):
         return (self.vectors * inverse) @ (self.vectors.mT @ right), rank
 
 
-def rounding(size: int, eps: float) -> float:
-    """Share of the largest eigenvalue below which those of second moments are rounding.
-
-    Of the rows, whose singular values are known to ``size * eps`` of the largest, or of the moments
-    themselves, which are float64.
-    """
-    return max((size * eps) ** 2, size * torch.finfo(torch.float64).eps)
-
-
-def check_rank(rank: int, in_features: int, out_features: int) -> None:
+def check_max_rank(max_rank: int, in_features: int, out_features: int) -> None:
     """Refuse a rank that no map between these widths has."""
-    checks.check_size("rank", rank)
-    if rank > min(in_features, out_features):
+    checks.check_size("max_rank", max_rank)
+    if max_rank > min(in_features, out_features):
         raise ValueError(
-            f"`rank` must be at most min(in_features, out_features) = "
-            f"{min(in_features, out_features)}, got {rank}."
+            f"`max_rank` must be at most min(in_features, out_features) = "
+            f"{min(in_features, out_features)}, got {max_rank}."
         )
 
 
@@ -118,20 +111,31 @@ def leave_one_out(
     left: Tensor,
     right: Tensor,
     weights: Tensor | None,
-    centred: bool,
+    centered: bool,
     penalties: Tensor,
-    eps: float,
+    tolerance: float,
 ) -> Tensor:
-    """Squared error of each penalty, every pair predicted from the others; exact, by one SVD."""
+    r"""Squared error of each penalty, every pair predicted from the others; exact, by one SVD.
+
+    The hat matrix :math:`H = X (X^\top X + \lambda I)^{-1} X^\top` gives the fitted rows, and the
+    error of a row that is left out is that of the fitted one over :math:`1 - H_{ii}`, less the
+    weight that it has in the mean. With :math:`X = U S V^\top` and the share
+    :math:`\lambda / (s^2 + \lambda)` of a direction that the penalty leaves,
+
+    .. math:: Y - H Y = (I - U U^\top) Y + U\, \text{share}\, U^\top Y, \qquad
+              1 - H_{ii} = 1 - \lVert U_i \rVert^2 + \sum_j U_{ij}^2\, \text{share}_j
+
+    so that nothing cancels as the penalty vanishes.
+    """
     w = left.new_ones(len(left)) if weights is None else weights.to(left)
     roots = w.sqrt()[:, None]
     u, s, _ = torch.linalg.svd(left * roots, full_matrices=False)
-    live = s > max(left.shape) * eps * s[0]
+    live = s.square() > tolerance * s[0].square()
     u, values = u[:, live], s[live].square()
     target = right * roots
     along = u.mT @ target
     noise = target - u @ along
-    free = 1 - u.square().sum(1) - (w / w.sum() if centred else 0)
+    free = 1 - u.square().sum(1) - (w / w.sum() if centered else 0)
     scores = []
     for penalty in penalties:
         share = penalty / (values + penalty)

@@ -6,9 +6,9 @@ import torch
 
 from relreps._core.warnings import warn
 from relreps.correspondence.transport import assign
-from relreps.moments.value import elementwise
-from relreps.translate.base import Preprocessing, Side
-from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+from relreps.moments import elementwise
+from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.streaming import MomentTranslator
 
 
 class PermutationTranslator(MomentTranslator):
@@ -34,7 +34,8 @@ class PermutationTranslator(MomentTranslator):
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
 
     Attributes:
-        matrix: The (signed) permutation between pre-processed rows, ``(D_x, D_y)``.
+        matrix: The (signed) permutation, ``(D_x, D_y)``; with ``"standard"`` each entry is the
+            ratio of the units of its two features.
 
     Raises:
         RuntimeError: Used before `fit`.
@@ -52,32 +53,34 @@ class PermutationTranslator(MomentTranslator):
         Ainsworth et al., arXiv:2209.04836, for activations; the group: arXiv:2205.14258.
     """
 
-    _products = (elementwise, elementwise)
+    products = (elementwise, elementwise)
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        *,
         signed: bool = False,
         pre: Preprocessing | None = "center",
     ) -> None:
         super().__init__(in_features, out_features, pre)
         self.signed = signed
 
-    def _options(self) -> list[str]:
-        return [f"signed={self.signed}", *super()._options()]
-
-    def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
-        self._check_related(m)
+    def solution(self, problem: Problem) -> Solution:
+        """The assignment of features that agree most, over their products in the pairs."""
+        m = problem.moments
         left, right = assign(m.xy.abs() if self.signed else m.xy)
         matched = m.xy[left, right]
         matrix = torch.zeros_like(m.xy)
         matrix[left, right] = torch.where(matched < 0, -1.0, 1.0).to(matrix) if self.signed else 1.0
+        # Not `is_constant`, which asks for a feature's own rounding: one that varies by less than
+        # the rounding of the others has no say in the assignment.
         level = (10 * m.eps) ** 2
-        still = (m.xx[left] <= level * m.xx.max()) | (m.yy[right] <= level * m.yy.max())
+        x, y = m.diagonal(0), m.diagonal(1)
+        still = (x[left] <= level * x.max()) | (y[right] <= level * y.max())
         if bool(still.any()):
             warn(
                 f"{int(still.sum())} features hardly vary in the pairs, so their places are a "
                 "guess. Give pairs in which they vary, if they matter."
             )
-        self._write(sides, matrix=matrix, inverse=matrix.mT)
+        return Solution(matrix, matrix.mT)

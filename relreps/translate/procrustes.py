@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import full_precision, polar_factor
-from relreps._core.rounding import safe_reciprocal
+from relreps._core.linalg import full_precision, orthogonal_factors, polar_factor
+from relreps._core.rounding import rank_tolerance
 from relreps._core.warnings import warn
-from relreps.moments.value import elementwise, outer
-from relreps.translate.base import Preprocessing, Side
+from relreps.moments import RowMoments, elementwise, outer
+from relreps.moments.value import times
 from relreps.translate.gram import Gram
-from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.streaming import MomentTranslator
 
 Scale = Literal["none", "umeyama", "norm"]
 
@@ -99,13 +100,14 @@ class ProcrustesTranslator(MomentTranslator):
         Maiorca et al., arXiv:2311.00664; scale: Umeyama 1991.
     """
 
-    rotation: Tensor
     scaling: Tensor
+    completes = True
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        *,
         scale: Scale = "none",
         allow_reflection: bool = True,
         pre: Preprocessing | None = "center",
@@ -120,76 +122,57 @@ class ProcrustesTranslator(MomentTranslator):
         self.scale, self.allow_reflection = scale, allow_reflection
         # The length of moved rows is that of the rows, unless directions are dropped.
         dropping = scale != "none" and in_features > out_features
-        self._products = (outer if dropping else elementwise, elementwise)
-
-    @property
-    def matrix(self) -> Tensor:  # type: ignore[override]
-        """The map between pre-processed rows, ``(D_x, D_y)``."""
-        return self.rotation * self.scaling
-
-    @property
-    def inverse_matrix(self) -> Tensor:  # type: ignore[override]
-        """The map back, ``(D_y, D_x)``."""
-        return self.rotation.mT / self.scaling
-
-    def _register_map(self) -> None:
-        self.register_buffer("rotation", torch.zeros(self.in_features, self.out_features))
+        self.products = (outer if dropping else elementwise, elementwise)
         self.register_buffer("scaling", torch.ones(()))
 
-    def _options(self) -> list[str]:
-        return [
-            f"scale={self.scale!r}",
-            f"allow_reflection={self.allow_reflection}",
-            *super()._options(),
-        ]
+    @property
+    def rotation(self) -> Tensor:
+        """The map without its scale: orthogonal, unless `pre` changes the units of features."""
+        return self.matrix / self.scaling
 
-    def _on_load(self) -> None:
-        super()._on_load()
-        self._full_rank = True  # directions without pairs are completed, so there is an inverse
-
-    def _direction(self, m: PairMoments) -> Tensor:
-        """The matrix ``(D_x, D_y)`` whose polar factor is the map."""
-        return m.xy
-
-    def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
-        self._check_related(m)
-        u, singular, vh = torch.linalg.svd(self._direction(m), full_matrices=False)
-        live = singular > self._rounding(m, sides) * singular[0]
-        rank = int(live.sum())
-        rotation = polar_factor(u * torch.where(live, singular, 0) @ vh, self.allow_reflection)
-        scaling = self._scaling(rotation, m)
-        if rank < len(singular):
+    def solution(self, problem: Problem) -> Solution:
+        """The polar factor of the products of the pairs, and its scale."""
+        m = problem.moments
+        u, s, vh = torch.linalg.svd(self._direction(m), full_matrices=False)
+        rank = int((s > self._rounding(problem) * s[0]).sum())
+        u, vh = orthogonal_factors(u, vh, rank, self.allow_reflection)
+        rotation = u @ vh
+        scaling = torch.ones_like(m.total) if self.scale == "none" else self._scaling(rotation, m)
+        if rank < len(s):
             warn(
-                f"{m.pairs:.0f} pairs determine {rank} of {len(singular)} directions; the others "
+                f"{m.effective_rows:.0f} pairs determine {rank} of {len(s)} directions; the others "
                 "are mapped as nearly as possible to themselves. Give more pairs if they matter."
             )
-        self._store(sides, rank, rotation=rotation, scaling=scaling)
-        self._full_rank = True
+        matrix, inverse = rotation * scaling, rotation.mT / scaling
+        return Solution(matrix, inverse, rank, buffers={"scaling": scaling})
 
-    def _rounding(self, m: PairMoments, sides: tuple[Side, Side]) -> float:
+    def _direction(self, m: RowMoments) -> Tensor:
+        """The matrix ``(D_x, D_y)`` whose polar factor is the map."""
+        return m.scatters[1]
+
+    def _rounding(self, problem: Problem) -> float:
         """Share of the largest singular value that the rounding of the rows makes of nothing.
 
         Each side has its share, and the singular values are of their product.
         """
-        size = max(self.in_features, self.out_features)
-        share = 1.0
-        for side, squares in zip(sides, (m.trace_xx, m.trace_yy), strict=True):
-            far = 1.0
-            if self._centres:  # what is left of rows far from the origin is rounded as they were
-                offset = (side.mean * safe_reciprocal(side.std)).square().sum()
-                far = math.sqrt(float(1 + m.total * offset / squares))
-            share *= far * math.sqrt(size) * m.eps
-        return max(share, size * torch.finfo(m.xy.dtype).eps)
+        m = problem.moments
+        xx, xy, yy = m.scatters
+        share = rank_tolerance(max(xy.shape), m.eps) ** 2
+        for scatter, (shift, factor, _) in ((xx, problem.source), (yy, problem.target)):
+            if shift is not None:  # what is left far from the origin is rounded as it was
+                far = (shift if factor is None else times(shift[None], factor)).square().sum()
+                squares = (scatter if scatter.dim() == 1 else scatter.diagonal()).sum()
+                share *= math.sqrt(float(1 + m.total * far / squares))
+        return max(share, max(xy.shape) * torch.finfo(xy.dtype).eps)
 
-    def _scaling(self, rotation: Tensor, m: PairMoments) -> Tensor:
+    def _scaling(self, rotation: Tensor, m: RowMoments) -> Tensor:
         """Scale for rows that are turned already."""
-        if self.scale == "none":
-            return torch.ones_like(m.total)
-        moved = m.trace_xx if m.xx.dim() == 1 else (rotation * (m.xx @ rotation)).sum()
+        moved = m.xx.sum() if m.xx.dim() == 1 else (rotation * (m.xx @ rotation)).sum()
+        squares = m.diagonal(1).sum()
         if self.scale == "norm":
-            return (m.trace_yy / moved).sqrt()
+            return (squares / moved).sqrt()
         along = (rotation * m.xy).sum()
-        if along <= torch.finfo(along.dtype).eps * (moved * m.trace_yy).sqrt():
+        if along <= torch.finfo(along.dtype).eps * (moved * squares).sqrt():
             raise ValueError(
                 "`scale='umeyama'` finds no positive scale, because no rotation without a "
                 "reflection brings `x` nearer to `y`. Allow reflections or choose another scale."
@@ -225,7 +208,7 @@ class LOrthoTranslator(ProcrustesTranslator):
 
     Example:
         >>> x = torch.randn(50, 4)
-        >>> translator = LOrthoTranslator(4, 4, pre="standard").fit(x, torch.randn(50, 4))
+        >>> translator = LOrthoTranslator(4, 4).fit(x, torch.randn(50, 4))
         >>> torch.allclose(translator.rotation @ translator.rotation.mT, torch.eye(4), atol=1e-5)
         True
 
@@ -237,13 +220,15 @@ class LOrthoTranslator(ProcrustesTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         scale: Scale = "none",
         allow_reflection: bool = True,
         pre: Preprocessing | None = "center",
     ) -> None:
-        super().__init__(in_features, out_features, scale, allow_reflection, pre)
-        self._products = (outer, elementwise)
+        super().__init__(
+            in_features, out_features, scale=scale, allow_reflection=allow_reflection, pre=pre
+        )
+        self.products = (outer, elementwise)
 
-    def _direction(self, m: PairMoments) -> Tensor:
-        gram = Gram.of(m.xx, m.eps)
-        return gram.solve(m.xy, torch.zeros_like(m.total))[0]
+    def _direction(self, m: RowMoments) -> Tensor:
+        return Gram.of(m.xx, m.eps).solve(m.xy, torch.zeros_like(m.total))[0]

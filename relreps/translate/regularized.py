@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from relreps._core.linalg import polar_factor
-from relreps.translate.base import Preprocessing
-from relreps.translate.gram import Ridge, check_rank
+from relreps.translate.gram import Ridge, check_max_rank
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.ridge import AffineTranslator
-from relreps.translate.streaming import PairMoments
 
 
 class ProcrustesRidgeTranslator(AffineTranslator):
@@ -50,12 +49,15 @@ class ProcrustesRidgeTranslator(AffineTranslator):
         self,
         in_features: int,
         out_features: int,
+        *,
         ridge: Ridge = "gcv",
         pre: Preprocessing = "center",
     ) -> None:
-        super().__init__(in_features, out_features, ridge, pre)
+        super().__init__(in_features, out_features, ridge=ridge, pre=pre)
 
-    def _prior(self, m: PairMoments) -> Tensor:
+    def prior(self, problem: Problem) -> Tensor:
+        """The Procrustes map with its least squares scale."""
+        m = problem.moments
         rotation = polar_factor(m.xy)
         return rotation * ((rotation * m.xy).sum() / (rotation * (m.xx @ rotation)).sum())
 
@@ -73,7 +75,7 @@ class ReducedRankTranslator(AffineTranslator):
     Args:
         in_features: Width :math:`D_x` of the source space.
         out_features: Width :math:`D_y` of the target space.
-        rank: Number of directions kept, at most ``min(in_features, out_features)``.
+        max_rank: Number of directions kept, at most ``min(in_features, out_features)``.
         ridge: Penalty, ``"gcv"`` or ``"loo"`` (chosen for the full rank), as for
             `AffineTranslator`.
         pre: ``"center"`` or ``"standard"``.
@@ -99,19 +101,25 @@ class ReducedRankTranslator(AffineTranslator):
         self,
         in_features: int,
         out_features: int,
-        rank: int,
+        max_rank: int,
+        *,
         ridge: Ridge = 0.0,
         pre: Preprocessing = "center",
     ) -> None:
-        super().__init__(in_features, out_features, ridge, pre)
-        check_rank(rank, in_features, out_features)
-        self.kept: int = rank
+        super().__init__(in_features, out_features, ridge=ridge, pre=pre)
+        check_max_rank(max_rank, in_features, out_features)
+        self.max_rank = max_rank
 
-    def _options(self) -> list[str]:
-        return [f"rank={self.kept}", *super()._options()]
+    def solution(self, problem: Problem) -> Solution:
+        r"""The least squares map through the directions that vary most in what it gives.
 
-    def _reduced(self, matrix: Tensor, m: PairMoments, penalty: Tensor) -> Tensor:
+        With a penalty the rows that it is fitted on are those of the data and those of the penalty,
+        so that what varies is :math:`M^\top (X^\top X + \lambda I) M`.
+        """
+        whole = super().solution(problem)
+        m, matrix = problem.moments, whole.matrix
+        penalty = whole.buffers["penalty"] * m.xx.trace() / len(m.xx)
         fitted = matrix.mT @ (m.xx @ matrix) + penalty * (matrix.mT @ matrix)
-        top = torch.linalg.eigh(fitted).eigenvectors[:, -self.kept :]
-        kept: Tensor = (matrix @ top) @ top.mT
-        return kept
+        top = torch.linalg.eigh(fitted).eigenvectors[:, -self.max_rank :]
+        rank = min(self.max_rank, self.in_features if whole.rank is None else whole.rank)
+        return whole._replace(matrix=(matrix @ top) @ top.mT, rank=rank)

@@ -8,24 +8,25 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.draws import shuffled
 from relreps._core.linalg import (
     as_float64,
     at_least_float32,
     full_precision,
-    rank_tolerance,
     unit_rows,
 )
-from relreps._core.rounding import safe_norm, safe_reciprocal
-from relreps._core.state import FittedModule, check_fits
+from relreps._core.rounding import rank_tolerance, safe_norm, safe_reciprocal
+from relreps._core.state import check_fits
 from relreps.anchors import prune_anchors
 from relreps.normalization import Center
 from relreps.projection import RelativeProjection
+from relreps.translate.base import Translator
 from relreps.translate.gram import RIDGES, check_ridge, gcv
 
 Rescale = Literal["none", "mean", "source"]
 
 
-class InverseRelativeTranslator(FittedModule):
+class InverseRelativeTranslator(Translator):
     r"""Encode relative to the anchors of one space, decode with those of the other.
 
     With :math:`\hat A` the anchors about their mean :math:`\mu`, their rows of length one,
@@ -100,8 +101,7 @@ class InverseRelativeTranslator(FittedModule):
         prune_on: Literal["target", "source"] = "target",
         subspaces: int = 1,
     ) -> None:
-        super().__init__()
-        checks.check_size("out_features", out_features)
+        super().__init__(in_features, out_features)
         checks.check_size("num_anchors", num_anchors, minimum=2)
         check_ridge("ridge", ridge, ("gcv",))
         checks.check_choice("rescale", rescale, get_args(Rescale))
@@ -113,7 +113,6 @@ class InverseRelativeTranslator(FittedModule):
                 "`subspaces` above 1 needs `pruning` above 0, or every decoder would use the same "
                 f"anchors; got subspaces={subspaces} and pruning=0."
             )
-        self.in_features, self.out_features = in_features, out_features
         self.num_anchors, self.ridge, self.rescale = num_anchors, ridge, rescale
         self.pruning, self.prune_on, self.subspaces = pruning, prune_on, subspaces
         self._keep_choice("rescale", rescale, get_args(Rescale))
@@ -202,14 +201,6 @@ class InverseRelativeTranslator(FittedModule):
             "length of a vector. Fit another one with the two sides exchanged."
         )
 
-    def extra_repr(self) -> str:
-        """Constructor call."""
-        return (
-            f"{self.in_features}, {self.out_features}, {self.num_anchors}, ridge={self.ridge!r}, "
-            f"rescale={self.rescale!r}, pruning={self.pruning}, prune_on={self.prune_on!r}, "
-            f"subspaces={self.subspaces}"
-        )
-
     def _require_source(self) -> None:
         if not self.encoder._fitted:
             raise RuntimeError(
@@ -220,7 +211,7 @@ class InverseRelativeTranslator(FittedModule):
     def _set_source(self, name: str, anchors: Tensor) -> Self:
         length = _about_mean(name, anchors)[1].mean()
         self._check_fits(length_x=length)
-        check_fits(type(self).__name__, name, anchors, self.encoder.anchors.dtype)
+        check_fits(type(self).__name__, {name: anchors}, {name: self.encoder.anchors.dtype})
         self.encoder.set_anchors(anchors)
         self.length_x.copy_(length)
         return self
@@ -269,8 +260,7 @@ class InverseRelativeTranslator(FittedModule):
         """Anchors that stay, in ascending order."""
         order = torch.arange(len(units))
         if self.subspaces > 1:
-            device = "cpu" if generator is None else generator.device
-            order = torch.randperm(len(units), generator=generator, device=device).cpu()
+            order = shuffled(len(units), generator)
         order = order.to(units.device)
         kept = order[prune_anchors(units[order], self.pruning)]
         if len(kept) < 2:
@@ -283,7 +273,7 @@ class InverseRelativeTranslator(FittedModule):
     def _inverse(self, units: Tensor, codes: Tensor | None) -> tuple[Tensor, Tensor, float]:
         """Ridge inverse ``(K, D_y)`` of unit anchors, their condition number, and the ridge."""
         u, s, vh = torch.linalg.svd(units, full_matrices=False)
-        live = s > rank_tolerance(s, units.shape)
+        live = s > rank_tolerance(units.shape[1], torch.finfo(s.dtype).eps) * s[:1]
         condition = s[0] / s[live].amin()
         unit = s.square().sum() / units.shape[1]
         squares = torch.where(live, s.square(), 0)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, rank_tolerance, unit_rows
+from relreps._core.draws import shuffled
+from relreps._core.linalg import as_float64, unit_rows
+from relreps._core.rounding import rank_tolerance, rounding_of
 from relreps.metrics import recall_at_k
+from relreps.translate.base import Translator
 from relreps.translate.relative import InverseRelativeTranslator
 
 #: Directions for each pair from which on least squares fits noise: the error of a row that was left
@@ -74,7 +75,7 @@ class TranslationReport(NamedTuple):
 
 @torch.no_grad()
 def translation_report(
-    translator: nn.Module,
+    translator: Translator,
     x: Tensor,
     y: Tensor,
     *,
@@ -100,8 +101,8 @@ def translation_report(
     Cost: one fit, the search O(M² D_y) among M held-out rows, and singular values.
 
     Args:
-        translator: A module that is fitted by ``fit(x, y)`` on pairs and called on rows, fitted or
-            not. An `InverseRelativeTranslator` needs ``test`` and as many pairs as it has anchors.
+        translator: A `Translator` of paired rows, fitted or not; one of your own is a subclass.
+            An `InverseRelativeTranslator` needs ``test`` and as many pairs as it has anchors.
         x: Source rows.
         y: Target rows of the same samples, in the same order.
         test: Held-out pairs ``(x, y)``; the map is then fitted on all rows of ``x`` and ``y``.
@@ -145,22 +146,17 @@ def translation_report(
     checks.check_features("test[0]", test[0], x.shape[1])
     checks.check_features("test[1]", test[1], y.shape[1])
     fitted = copy.deepcopy(translator)
-    fitted.fit(x, y)  # type: ignore[operator]
+    fitted.fit(x, y)
     return _measure(fitted, x, y, *test)
 
 
-def _check_translator(translator: nn.Module) -> None:
-    """Refuse what cannot be fitted on pairs alone, or not be called on rows."""
-    try:
-        inspect.signature(translator.fit).bind(None, None)  # type: ignore[arg-type]
-        takes_pairs = type(translator).forward is not nn.Module.forward
-    except (AttributeError, TypeError):
-        takes_pairs = False
-    if not takes_pairs:
+def _check_translator(translator: Translator) -> None:
+    """Refuse what cannot be fitted on pairs alone."""
+    if not isinstance(translator, Translator) or not translator.paired:
         raise TypeError(
-            "`translator` must be a module that is fitted by `fit(x, y)` on pairs and called on "
-            f"rows, got {type(translator).__name__}. Fit one that takes more, such as seeds or "
-            "many spaces, yourself; `retrieval_scores` compares what it returns with held-out rows."
+            "`translator` must be a `relreps.Translator` that is fitted by `fit(x, y)` on pairs, "
+            f"got {type(translator).__name__}. Fit one that takes more, such as seeds or many "
+            "spaces, yourself; `retrieval_scores` compares what it returns with held-out rows."
         )
 
 
@@ -182,14 +178,13 @@ def _split(
             f"`held_out` must leave at least two of the {len(x)} pairs on either side, got "
             f"{held_out}. It is a part of the pairs, such as 0.2."
         )
-    device = "cpu" if generator is None else generator.device
-    order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
+    order = shuffled(len(x), generator).to(x.device)
     test, fit = order[:tested], order[tested:]
     return (x[fit], y[fit]), (x[test], y[test])
 
 
 def _measure(
-    fitted: nn.Module, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor
+    fitted: Translator, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor
 ) -> TranslationReport:
     """The report of a fitted map; ``x`` and ``y`` are the pairs that it was fitted on."""
     moved, true = as_float64(fitted(x_test)), as_float64(y_test)
@@ -199,7 +194,10 @@ def _measure(
     spread = right.square().sum()
     rank, target_rank = (_effective_rank(rows - rows.mean(0)) for rows in (moved, true))
     stretches = _stretches(fitted, as_float64(x).mean(0), as_float64(x).std())
-    live = stretches > rank_tolerance(stretches.to(torch.float32), (x.shape[1], y.shape[1]))
+    live = (
+        stretches
+        > rank_tolerance(max(x.shape[1], y.shape[1]), rounding_of(torch.float32)) * (stretches[:1])
+    )
     condition = float(stretches[0] / stretches[-1]) if bool(live.all()) else math.inf
     residual = float((moved - true).square().sum() / spread) if spread > 0 else math.nan
     first, ten = (float(recall_at_k(moved, true, min(k, len(true)))) for k in (1, 10))
@@ -221,8 +219,8 @@ def _measure(
 def _directions(x: Tensor) -> int:
     """Rank of the rows about their mean."""
     values = torch.linalg.svdvals(as_float64(x) - as_float64(x).mean(0))
-    eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
-    return int((values > values[:1] * (max(x.shape) * eps)).sum())
+    tolerance = rank_tolerance(x.shape[1], rounding_of(x.dtype))
+    return int((values > values[:1] * tolerance).sum())
 
 
 def _effective_rank(rows: Tensor) -> float:
@@ -232,7 +230,7 @@ def _effective_rank(rows: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp()) if values.sum() > 0 else 0.0
 
 
-def _stretches(fitted: nn.Module, mean: Tensor, scale: Tensor) -> Tensor:
+def _stretches(fitted: Translator, mean: Tensor, scale: Tensor) -> Tensor:
     """Singular values of the map's derivative at ``mean``: those of its matrix if it is affine."""
     step = 1e-3 * (scale if scale > 0 else torch.ones_like(scale))
     steps = step * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
@@ -264,89 +262,3 @@ def _warnings(
             "magnifies what is noise there."
         )
     return found
-
-
-class ScaleInvarianceReport(NamedTuple):
-    """What `scale_invariance_report` found, one entry for each ``alpha``; ``str`` is a table."""
-
-    alphas: tuple[float, ...]
-    """Factors that the rows were multiplied by."""
-    agreement: tuple[float, ...]
-    """Part of the rows that are still given the class they have without a factor."""
-    accuracy: tuple[float, ...]
-    """Part of the rows that are given their label; NaN without labels."""
-
-    def __str__(self) -> str:
-        known = not any(map(math.isnan, self.accuracy))
-        lines = ["alpha  agreement" + ("  accuracy" if known else "")]
-        for alpha, agreement, accuracy in zip(*self, strict=True):
-            end = f"  {accuracy:8.3f}" if known else ""
-            lines.append(f"{alpha:5g}  {agreement:9.3f}{end}")
-        return "\n".join(lines)
-
-
-@torch.no_grad()
-def scale_invariance_report(
-    decoder: Callable[[Tensor], Tensor],
-    x: Tensor,
-    alphas: Sequence[float] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0),
-    *,
-    labels: Tensor | None = None,
-) -> ScaleInvarianceReport:
-    r"""How far a classifier depends on the length of its input, which some translators lose.
-
-    .. math:: \text{agreement}(\alpha) = \frac1N \sum_i
-              \bigl[\arg\max f(\alpha x_i) = \arg\max f(x_i)\bigr]
-
-    Exactly 1 for networks without biases and with positively homogeneous activations, and for those
-    that begin with a `LayerNorm` or a cosine; an inverse relative projection may then be used
-    whatever its lengths. If it falls near :math:`\alpha = 1`, restore the lengths: a translator
-    with a scale. One call of the decoder for each factor; put it in ``eval`` mode first.
-
-    Args:
-        decoder: From latents to scores of classes, the last axis of its output.
-        x: Latents as the decoder knows them.
-        alphas: Positive factors.
-        labels: Classes, to report the accuracy as well.
-
-    Shape:
-        - x: :math:`(N, D)`. labels: :math:`(N,)`.
-
-    Example:
-        >>> head = nn.Linear(2, 2, bias=False)
-        >>> print(scale_invariance_report(head, torch.randn(50, 2), (0.5, 2.0)))
-        alpha  agreement
-          0.5      1.000
-            2      1.000
-
-    References:
-        arXiv:2406.15057.
-    """
-    checks.check_rows("x", x)
-    checks.check_finite("x", x)
-    factors = tuple(float(alpha) for alpha in alphas)
-    if not factors or not all(0 < alpha < math.inf for alpha in factors):
-        raise ValueError(f"`alphas` must be positive numbers, got {alphas}.")
-    if labels is not None and labels.shape != x.shape[:1]:
-        raise ValueError(
-            f"`labels` must have shape ({x.shape[0]},), one for each row of `x`, got "
-            f"{tuple(labels.shape)}."
-        )
-    usual = _classes(decoder, x)
-    agreement, accuracy = [], []
-    for alpha in factors:
-        classes = _classes(decoder, alpha * x)
-        agreement.append(float((classes == usual).double().mean()))
-        right = math.nan if labels is None else float((classes == labels).double().mean())
-        accuracy.append(right)
-    return ScaleInvarianceReport(factors, tuple(agreement), tuple(accuracy))
-
-
-def _classes(decoder: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    scores = decoder(x)
-    if scores.dim() != 2 or scores.shape[0] != x.shape[0]:
-        raise ValueError(
-            f"`decoder` must return scores of shape ({x.shape[0]}, classes), got "
-            f"{tuple(scores.shape)}."
-        )
-    return scores.argmax(-1)

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import full_precision
+from relreps._core.rounding import moment_tolerance
 from relreps._core.warnings import warn
-from relreps.moments.value import elementwise, outer
-from relreps.translate.base import Preprocessing, Side
+from relreps.moments import elementwise, outer
+from relreps.moments.value import times
 from relreps.translate.gram import RIDGES, Gram, Ridge, check_ridge, gcv, leave_one_out
+from relreps.translate.matrix import Preprocessing, Problem, Solution
 from relreps.translate.procrustes import check_values
-from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+from relreps.translate.streaming import MomentTranslator
 
 
 def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0) -> Tensor:
@@ -62,20 +64,21 @@ def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0) -> Tensor:
     return solution.to(dtype)
 
 
-class _RidgeTranslator(MomentTranslator):
-    """Ridge regression from moments, with the penalty given or chosen from the data."""
+class RidgeTranslator(MomentTranslator):
+    r"""Ridge regression from moments, with the penalty given or chosen from the data.
+
+    With the prior :math:`P` that a subclass may pull to, the correction :math:`M - P` solves
+
+    .. math:: (X^\top X + \lambda I)(M - P) = X^\top (Y - X P)
+    """
 
     penalty: Tensor
-    #: Most directions that the map may have, where that is limited.
-    kept: int | None = None
-    _products = (outer, elementwise)
-    _pres: tuple[Preprocessing | None, ...]
+    products = (outer, elementwise)
 
     def __init__(
         self, in_features: int, out_features: int, ridge: Ridge, pre: Preprocessing | None
     ) -> None:
         check_ridge("ridge", ridge, ("gcv", "loo"))
-        checks.check_choice("pre", pre, self._pres)
         super().__init__(in_features, out_features, pre)
         self.ridge = ridge
         self.register_buffer("penalty", torch.zeros(()))
@@ -92,67 +95,58 @@ class _RidgeTranslator(MomentTranslator):
             raise _needs_rows()
         return super().partial_fit(x, y, weights)
 
-    def _options(self) -> list[str]:
-        return [f"ridge={self.ridge!r}", *super()._options()]
+    def solution(self, problem: Problem) -> Solution:
+        """The least squares map with the penalty that is given or chosen."""
+        m = problem.moments
+        gram = Gram.of(m.xx, m.eps)
+        pulled_to = self.prior(problem)
+        prior = torch.zeros_like(m.xy) if pulled_to is None else pulled_to
+        rest = m.xy - m.xx @ prior  # cross-moment of x with what the prior leaves of y
+        ridge = self._chosen(problem, gram, prior, rest)
+        correction, rank = gram.solve(rest, gram.level * ridge)
+        if rank < self.in_features and not ridge:
+            warn(
+                f"{m.effective_rows:.0f} pairs determine {rank} of {self.in_features} directions "
+                "of `x`, where least squares is ill-posed: the others are ignored. Give more "
+                "pairs, or a ridge such as `ridge='gcv'`."
+            )
+        rank = rank if pulled_to is None else self.in_features
+        return Solution(
+            prior + correction, rank=rank, buffers={"penalty": torch.full_like(m.total, ridge)}
+        )
 
-    def _prior(self, m: PairMoments) -> Tensor | None:
+    def prior(self, problem: Problem) -> Tensor | None:
         """What the penalty pulls the map to; zero by default."""
         return None
 
-    def _reduced(self, matrix: Tensor, m: PairMoments, penalty: Tensor) -> Tensor:
-        """The solution, simplified."""
-        return matrix
-
-    def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
-        self._check_related(m)
-        gram = Gram.of(m.xx, m.eps)
-        pulled_to = self._prior(m)
-        prior = torch.zeros_like(m.xy) if pulled_to is None else pulled_to
-        rest = m.xy - m.xx @ prior  # cross-moment of x with what the prior leaves of y
-        ridge = self._chosen(m, gram, prior, rest, sides, rows)
-        penalty = gram.level * ridge
-        correction, rank = gram.solve(rest, penalty)
-        matrix = self._reduced(prior + correction, m, penalty)
-        if rank < self.in_features and not ridge:
-            warn(
-                f"{m.pairs:.0f} pairs determine {rank} of {self.in_features} directions of `x`, "
-                "where least squares is ill-posed: the others are ignored. Give more pairs, or a "
-                "ridge such as `ridge='gcv'`."
-            )
-        directions = rank if pulled_to is None else self.in_features
-        self._write(sides, matrix=matrix, rank=min(directions, self.kept or directions))
-        self.penalty.fill_(ridge)
-
-    def _chosen(
-        self,
-        m: PairMoments,
-        gram: Gram,
-        prior: Tensor,
-        rest: Tensor,
-        sides: tuple[Side, Side],
-        rows: Rows | None,
-    ) -> float:
+    def _chosen(self, problem: Problem, gram: Gram, prior: Tensor, rest: Tensor) -> float:
         """The strength of the penalty, chosen by the error in the target's own units."""
         if not isinstance(self.ridge, str):
             return float(self.ridge)
-        units = sides[1].std if self.pre == "standard" else torch.ones_like(sides[1].std)
+        m = problem.moments
         penalties = gram.level * torch.tensor(RIDGES, dtype=m.xx.dtype, device=m.xx.device)
         if self.ridge == "gcv":
-            squares = m.yy - (prior * (m.xy + rest)).sum(0)
+            # Squares of what the prior leaves, |y - x P|² = yy - P·(2 xy - xx P), where the bracket
+            # is xy + rest; feature by feature, so that each can be weighed by its unit.
+            squares = m.diagonal(1) - (prior * (m.xy + rest)).sum(0)
             values, vectors = gram.values[gram.live], gram.vectors[:, gram.live]
-            explained = (vectors.mT @ (rest * units)).square().sum(1) / values
-            whole = (squares * units**2).sum()
-            scores = gcv(values, explained, whole, m.pairs - int(self._centres), penalties)
+            along = _in_units(vectors.mT @ rest, problem)
+            whole = _squares_in_units(squares, problem)
+            explained = along.square().sum(1) / values
+            count = m.effective_rows - int(problem.source.shift is not None)
+            scores = gcv(values, explained, whole, count, penalties)
         else:
-            if rows is None:
+            if problem.rows is None:
                 raise _needs_rows()
-            left, right, _ = self._prepared(*rows)
-            right = (right - left @ prior) * units
-            scores = leave_one_out(left, right, rows.weights, self._centres, penalties, m.eps)
+            left, right = problem.rows()
+            right = _in_units(right - left @ prior, problem)
+            centered = problem.source.shift is not None
+            tolerance = moment_tolerance(left.shape[1], m.eps)
+            scores = leave_one_out(left, right, problem.weights, centered, penalties, tolerance)
         return RIDGES[int(scores.argmin())]
 
 
-class LinearTranslator(_RidgeTranslator):
+class LinearTranslator(RidgeTranslator):
     r"""Move vectors by the matrix of least squares, without an offset.
 
     .. math:: \hat y = x M, \quad M = (X^\top X + \lambda I)^{-1} X^\top Y,
@@ -194,19 +188,20 @@ class LinearTranslator(_RidgeTranslator):
         Maiorca et al., arXiv:2311.00664; GCV: Golub, Heath and Wahba 1979.
     """
 
-    _pres = (None, "unit")
+    centering = False
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        *,
         ridge: Ridge = 0.0,
         pre: Preprocessing | None = None,
     ) -> None:
         super().__init__(in_features, out_features, ridge, pre)
 
 
-class AffineTranslator(_RidgeTranslator):
+class AffineTranslator(RidgeTranslator):
     r"""Move vectors by the affine map of least squares.
 
     .. math:: \hat y = (x - \mu_x) M + \mu_y, \quad
@@ -247,16 +242,31 @@ class AffineTranslator(_RidgeTranslator):
         Maiorca et al., arXiv:2311.00664; GCV: Golub, Heath and Wahba 1979.
     """
 
-    _pres = ("center", "standard")
+    centering = True
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        *,
         ridge: Ridge = 0.0,
         pre: Preprocessing = "center",
     ) -> None:
         super().__init__(in_features, out_features, ridge, pre)
+
+
+def _in_units(rows: Tensor, problem: Problem) -> Tensor:
+    """Pre-processed target rows in the target's own units."""
+    return times(rows, problem.target.inverse)
+
+
+def _squares_in_units(squares: Tensor, problem: Problem) -> Tensor:
+    """Sum of the squares of each pre-processed target feature, in the target's own units."""
+    inverse = problem.target.inverse
+    if inverse is None:
+        return squares.sum()
+    weights = inverse.square().sum(1) if inverse.dim() == 2 else inverse.square()
+    return (squares * weights).sum()
 
 
 def _needs_rows() -> ValueError:

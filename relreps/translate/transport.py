@@ -8,22 +8,13 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
-from relreps._core.warnings import warn
-from relreps.correspondence import clusters, spaces
-from relreps.correspondence.transport import softly_whitened, transport
-from relreps.translate.base import Preprocessing
+from relreps._core.linalg import as_float64
+from relreps.correspondence import spaces
+from relreps.correspondence.pairs import Indices, Seeds, united
+from relreps.correspondence.wasserstein import coupled
+from relreps.translate.matrix import Preprocessing
 from relreps.translate.procrustes import Scale
-from relreps.translate.seeded import SeededTranslator, Seeds
-
-#: Rounds of the alternation, over which the regularisation falls to its final value.
-_ROUNDS = 20
-_FIRST_EPSILON = 0.2
-#: Sinkhorn iterations in a round, and at most in the last one, whose plan has to be right.
-_ITERATIONS = 20
-_LAST_ITERATIONS = 500
-#: Largest share of the mass that the last plan may have in the wrong place.
-_TOLERANCE = 1e-2
+from relreps.translate.seeded import SeededTranslator
 
 
 class TransportTranslator(SeededTranslator):
@@ -55,7 +46,7 @@ class TransportTranslator(SeededTranslator):
         num_clusters: Number of clusters on each side, where there are no seeds.
         max_samples: A space with more rows is represented by as many, the seeds and others at
             random, with a `PerformanceWarning`. To use all, refine the result with
-            `RefinedProcrustesTranslator` and the pairs of `mutual_nearest`.
+            `RefinedProcrustesTranslator`, with `pairs` as its seeds.
         scale: As in `ProcrustesTranslator`.
         pre: As in `ProcrustesTranslator`, for the final map.
 
@@ -64,7 +55,8 @@ class TransportTranslator(SeededTranslator):
 
     Attributes:
         map: The `ProcrustesTranslator` that was found.
-        num_pairs: Number of pairs it was fitted on.
+        pairs: The `Pairs` it was fitted on; see `SeededTranslator`.
+        num_pairs: Their number.
         objective: Mean cost :math:`1 - \cos` under the last plan.
         marginal_error: Share of the mass that the last plan has in the wrong place.
         agreement: Share of the pairs beyond the seeds that a map fitted on the other half of them
@@ -128,111 +120,30 @@ class TransportTranslator(SeededTranslator):
         Args:
             x: Source rows.
             y: Target rows, in an order and a number of their own.
-            seeds: ``(indices_x, indices_y)`` of rows whose partners are known, if there are any.
+            seeds: ``(indices_x, indices_y)`` of rows whose partners are known, or `Pairs`, if there
+                are any.
             generator: Source of the draw of samples and of the clusters; torch's default one if
                 not given.
         """
-        known = self._checked(x, y, seeds)
+        known = self._without_seeds(x, y) if seeds is None else self._checked(x, y, seeds)
         checks.check_generator(generator)
-        wide = torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype)
         s = len(known[0])
-        draws = spaces.drawn(x, y, known, self.max_samples, max(s, 2), generator)
-        x, y = x[draws[0].to(x.device)], y[draws[1].to(y.device)]
-        with full_precision(x):
-            rows_x, rows_y = _directions("x", x).to(wide), _directions("y", y)
-            rows_y = rows_y.to(rows_x)
-            if s:
-                start = rows_x[:s].mT @ rows_y[:s]
-            else:
-                start = self._matched(x, y, rows_x, rows_y, generator)
-            i, j, objective, error = _coupled(rows_x, rows_y, start, self.epsilon, s)
-        if not error <= _TOLERANCE:
-            warn(
-                f"The transport did not converge in {_LAST_ITERATIONS} iterations: {error:.1%} of "
-                f"the mass is in the wrong place. Raise `epsilon`, now {self.epsilon:g}."
-            )
+        drawn = spaces.drawn(x, y, known, self.max_samples, max(s, 2), generator)
+        x, y = x[drawn[0].to(x.device)], y[drawn[1].to(y.device)]
+        i, j, objective, error = coupled(x, y, s, self.epsilon, self.num_clusters, generator)
         first = torch.arange(s, device=i.device)
-        pairs = self._united((first, first), i, j)
-        self._finish(as_float64(x), as_float64(y).to(as_float64(x).device), pairs, s)
-        self.objective.fill_(objective)
-        self.marginal_error.fill_(error)
-        return self
+        pairs = united((first, first), i, j)
+        return self._finish(
+            self._wide(x, y), pairs, s, drawn, objective=objective, marginal_error=error
+        )
 
-    def _checked(self, x: Tensor, y: Tensor, seeds: Seeds | None) -> Seeds:
-        if seeds is not None:
-            return super()._checked(x, y, seeds)
-        first = torch.zeros(1, dtype=torch.long)
-        none = super()._checked(x, y, (first, first))[0][:0]  # the rows are checked all the same
+    def _without_seeds(self, x: Tensor, y: Tensor) -> Indices:
+        """No seeds, when the rows can be clustered instead."""
+        self._check_rows(x, y)
         if self.num_clusters > min(len(x), len(y), self.max_samples):
             raise ValueError(
                 "`num_clusters` must be at most the rows of the smaller space, got "
                 f"{self.num_clusters} clusters, {len(x)} rows of `x` and {len(y)} of `y`. Build "
                 "the translator for fewer clusters, or give seeds."
             )
-        return none, none
-
-    def _matched(
-        self,
-        x: Tensor,
-        y: Tensor,
-        rows_x: Tensor,
-        rows_y: Tensor,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """A first moment from clusters of softly whitened rows, matched by their geometry."""
-        white_x, white_y = softly_whitened("x", x), softly_whitened("y", y)
-        white_x, white_y = white_x.to(rows_x), white_y.to(rows_y)
-        found = clusters.matched_centres(white_x, white_y, self.num_clusters, 10, generator)
-        # Each centre as the mean of the rows nearest to it, in the coordinates of the plan.
-        means = []
-        for rows, white, centres in ((rows_x, white_x, found.x), (rows_y, white_y, found.y)):
-            near = (centres @ white.mT).topk(max(1, len(rows) // (2 * self.num_clusters)), 1)
-            means.append(unit_rows(rows[near.indices].mean(1)))
-        return means[0].mT @ means[1]
-
-    def _options(self) -> list[str]:
-        return [
-            f"epsilon={self.epsilon}",
-            f"num_clusters={self.num_clusters}",
-            f"max_samples={self.max_samples}",
-            *super()._options(),
-        ]
-
-
-def _directions(name: str, x: Tensor) -> Tensor:
-    """Rows about their mean, of length one."""
-    rows = as_float64(x)
-    rest = rows - rows.mean(0)
-    noise = 10 * torch.finfo(at_least_float32(x[:0]).dtype).eps
-    if rest.norm() <= noise * rows.norm():
-        raise ValueError(
-            f"`{name}` must vary, got rows that are all equal. Give at least two different rows."
-        )
-    return unit_rows(rest).to(at_least_float32(x[:0]).dtype)
-
-
-def _coupled(
-    x: Tensor, y: Tensor, moment: Tensor, epsilon: float, seeds: int
-) -> tuple[Tensor, Tensor, float, float]:
-    """Rows that the last plan sends to each other, its mean cost, and its marginal error."""
-    scalings = None
-    for t in range(_ROUNDS):
-        level = _FIRST_EPSILON * (epsilon / _FIRST_EPSILON) ** (t / (_ROUNDS - 1))
-        u, s, vh = torch.linalg.svd(moment, full_matrices=False)
-        rank = _effective_rank(s)
-        cost = 1 - unit_rows(x @ u[:, :rank]) @ unit_rows(y @ vh[:rank].mT).mT
-        iterations = _ITERATIONS if t < _ROUNDS - 1 else _LAST_ITERATIONS
-        plan, scalings, error = transport(cost, level, iterations, scalings)
-        means = (plan / plan.sum(1, keepdim=True)) @ y
-        means[:seeds] = y[:seeds]
-        moment = x.mT @ means
-    to_y, to_x = plan.argmax(1), plan.argmax(0)
-    i = torch.arange(len(x), device=x.device)
-    i = i[to_x[to_y] == i]
-    return i, to_y[i], float((plan * cost).sum() / plan.sum()), error
-
-
-def _effective_rank(s: Tensor) -> int:
-    """Exponential of the entropy of singular values: how many directions carry something."""
-    shares = s.double() / s.double().sum()
-    return max(1, round(float(torch.special.entr(shares).sum().exp())))
+        return spaces.no_seeds(as_float64(x[:0]).device)

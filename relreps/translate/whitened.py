@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.rounding import safe_reciprocal
+from relreps._core.rounding import moment_tolerance, safe_reciprocal
 from relreps._core.warnings import warn
-from relreps.moments.value import outer
-from relreps.translate.base import Preprocessing, Side
-from relreps.translate.gram import check_rank, check_ridge, rounding
-from relreps.translate.streaming import MomentTranslator, PairMoments, Rows
+from relreps.moments import outer
+from relreps.translate.gram import check_max_rank, check_ridge
+from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.streaming import MomentTranslator
 
 
 class WhitenedTranslator(MomentTranslator):
@@ -32,7 +32,7 @@ class WhitenedTranslator(MomentTranslator):
         in_features: Width :math:`D_x` of the source space.
         out_features: Width :math:`D_y` of the target space.
         reweight: The power :math:`p` in [0, 1].
-        rank: Number of correlated directions that are kept; all by default.
+        max_rank: Number of correlated directions that are kept; all by default.
         ridge: :math:`\lambda` in units of the mean variance of a feature, on both sides. Without
             ridge it takes more pairs than features.
         pre: ``"center"`` or ``"standard"``. Bring rows to length one before, if only their
@@ -63,58 +63,54 @@ class WhitenedTranslator(MomentTranslator):
     """
 
     correlations: Tensor
-    _products = (outer, outer)
+    products = (outer, outer)
+    centering = True
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
+        *,
         reweight: float = 0.5,
-        rank: int | None = None,
+        max_rank: int | None = None,
         ridge: float = 1e-3,
         pre: Preprocessing = "center",
     ) -> None:
-        checks.check_choice("pre", pre, ("center", "standard"))
         super().__init__(in_features, out_features, pre)
         checks.check_number("reweight", reweight, 0, 1)
         check_ridge("ridge", ridge)
-        if rank is not None:
-            check_rank(rank, in_features, out_features)
-        self.reweight, self.kept, self.ridge = reweight, rank, ridge
+        if max_rank is not None:
+            check_max_rank(max_rank, in_features, out_features)
+        self.reweight, self.max_rank, self.ridge = reweight, max_rank, ridge
         self.register_buffer("correlations", torch.zeros(min(in_features, out_features)))
 
-    def _options(self) -> list[str]:
-        return [
-            f"reweight={self.reweight}",
-            f"rank={self.kept}",
-            f"ridge={self.ridge}",
-            *super()._options(),
-        ]
-
-    def _learn(self, m: PairMoments, sides: tuple[Side, Side], rows: Rows | None) -> None:
-        self._check_related(m)
+    def solution(self, problem: Problem) -> Solution:
+        """Whitening of the source, weighed correlated directions, and colour of the target."""
+        m = problem.moments
         widest = max(self.in_features, self.out_features)
-        if not self.ridge and round(m.pairs) < widest + 2:
+        if not self.ridge and round(m.effective_rows) < widest + 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least {widest + 2} pairs for {self.in_features} "
-                f"and {self.out_features} features, got {m.pairs:.0f}: with fewer any two spaces "
-                "correlate perfectly. Give more pairs, or a `ridge` such as 0.01."
+                f"and {self.out_features} features, got {m.effective_rows:.0f}: with fewer any two "
+                "spaces correlate perfectly. Give more pairs, or a `ridge` such as 0.01."
             )
         white_x, _ = _whitening(m.xx, self.ridge, m.eps)
-        white_y, colour_y = _whitening(m.yy, self.ridge, m.eps)
+        white_y, color_y = _whitening(m.yy, self.ridge, m.eps)
         u, s, vh = torch.linalg.svd(white_x.mT @ m.xy @ white_y, full_matrices=False)
-        kept = slice(self.kept)
+        kept = slice(self.max_rank)
         weights = s[kept] ** self.reweight
-        matrix = (white_x @ (u[:, kept] * weights)) @ (vh[kept] @ colour_y)
+        matrix = (white_x @ (u[:, kept] * weights)) @ (vh[kept] @ color_y)
+        # Not `rank_tolerance`: correlations are at most 1, whatever the largest of them is.
         live = int((s > len(s) * torch.finfo(s.dtype).eps).sum())
         full = len(self.correlations)
         if len(s) < full:
             warn(
-                f"{m.pairs:.0f} pairs determine {len(s)} of {full} directions; the others are "
-                "ignored. Give more pairs, or a larger `ridge`."
+                f"{m.effective_rows:.0f} pairs determine {len(s)} of {full} directions; the others "
+                "are ignored. Give more pairs, or a larger `ridge`."
             )
-        self._write(sides, matrix=matrix, rank=min(live, self.kept or live))
-        self.correlations.zero_()[: len(s)] = s
+        correlations = torch.nn.functional.pad(s, (0, full - len(s)))
+        rank = min(live, self.max_rank or live)
+        return Solution(matrix, rank=rank, buffers={"correlations": correlations})
 
 
 class CCATranslator(WhitenedTranslator):
@@ -131,7 +127,7 @@ class CCATranslator(WhitenedTranslator):
     Args:
         in_features: Width :math:`D_x` of the source space.
         out_features: Width :math:`D_y` of the target space.
-        rank: Number of correlated directions that are kept; all by default.
+        max_rank: Number of correlated directions that are kept; all by default.
         ridge: Added to both covariances, in units of the mean variance of a feature. Without ridge
             it takes more pairs than features.
         pre: ``"center"`` or ``"standard"``.
@@ -152,7 +148,7 @@ class CCATranslator(WhitenedTranslator):
     Example:
         >>> x = torch.randn(100, 4)
         >>> y = torch.cat((x[:, :1] * 3 + 1, torch.randn(100, 2)), 1)
-        >>> translator = CCATranslator(4, 3, rank=1).fit(x, y)
+        >>> translator = CCATranslator(4, 3, max_rank=1).fit(x, y)
         >>> translator.correlations[0]
         tensor(1.)
 
@@ -164,20 +160,20 @@ class CCATranslator(WhitenedTranslator):
         self,
         in_features: int,
         out_features: int,
-        rank: int | None = None,
+        *,
+        max_rank: int | None = None,
         ridge: float = 0.0,
         pre: Preprocessing = "center",
     ) -> None:
-        super().__init__(in_features, out_features, 1.0, rank, ridge, pre)
-
-    def _options(self) -> list[str]:
-        return super()._options()[1:]
+        super().__init__(
+            in_features, out_features, reweight=1.0, max_rank=max_rank, ridge=ridge, pre=pre
+        )
 
 
 def _whitening(scatter: Tensor, ridge: float, eps: float) -> tuple[Tensor, Tensor]:
     """A root ``W`` of the inverse, ``(D, r)`` with ``W.T @ scatter @ W = I``, and its inverse.
 
-    Directions that are rounding are left out. Any root serves, because a rotation behind it cancels
+    Directions that are rounding are left out. Any root serves, because a rotation after it cancels
     in the map; this one is taken in units in which every feature weighs the same.
     """
     level = ridge * scatter.trace() / len(scatter)
@@ -185,6 +181,6 @@ def _whitening(scatter: Tensor, ridge: float, eps: float) -> tuple[Tensor, Tenso
     units = shifted.diagonal().sqrt()[:, None]
     inverse = safe_reciprocal(units)
     values, vectors = torch.linalg.eigh(shifted * inverse * inverse.mT)
-    live = values > rounding(len(values), eps) * values[-1]
+    live = values > moment_tolerance(len(values), eps) * values[-1]
     roots, vectors = values[live].sqrt(), vectors[:, live]
     return inverse * vectors / roots, (units * vectors * roots).mT

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from sklearn.cluster import KMeans
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from relreps import (
     FarthestAnchors,
@@ -22,9 +20,8 @@ from relreps.anchors import (
     cluster_labels,
     coverage_loss,
     diversity_loss,
-    leverage_scores,
-    lloyd,
 )
+from tests._data import LargestMade, blobs, many_rows, rotated, seeded
 
 N, D, A, BLOBS = 60, 5, 8, 12
 
@@ -55,32 +52,8 @@ each_spreading = pytest.mark.parametrize("sampler", SPREADING)
 each_normalize = pytest.mark.parametrize("normalize", [True, False], ids=["angles", "positions"])
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def problem(n=N):
     return torch.randn(n, D, dtype=torch.float64), torch.randint(0, 4, (n,))
-
-
-def blobs(size=10):
-    """Well separated clusters on orthogonal axes, shuffled, and the cluster of each row."""
-    members = torch.arange(BLOBS).repeat(size)[torch.randperm(BLOBS * size)]
-    centres = 10 * torch.eye(BLOBS, dtype=torch.float64)[members]
-    return centres + 0.1 * torch.randn_like(centres), members
-
-
-def rotated(x):
-    return x @ torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], dtype=x.dtype)).Q
-
-
-def radius(x, picks):
-    """Distance of each row to the nearest pick."""
-    return torch.cdist(x, x[picks], compute_mode="donot_use_mm_for_euclid_dist").amin(1)
-
-
-def inertia(x, centres):
-    return torch.cdist(x, centres).amin(1).square().sum()
 
 
 @each_sampler
@@ -143,40 +116,6 @@ def test_stratified_order_within_a_class_is_random():
     assert len({int(draw(torch.randn(5, D), labels)) for _ in range(100)}) == 5
 
 
-@each_normalize
-def test_each_farthest_anchor_is_farthest_from_those_before(normalize):
-    x, _ = problem()
-    picks = FarthestAnchors(20, normalize=normalize)(x)
-    space = torch.nn.functional.normalize(x) if normalize else x
-    radii = []
-    for i in range(1, len(picks)):
-        distance = radius(space, picks[:i])
-        assert distance[picks[i]] == distance.max()
-        radii.append(distance.max())
-    assert radii == sorted(radii, reverse=True)
-
-
-@pytest.mark.parametrize("unit", [1, 3, 1000], ids=lambda unit: f"over-{unit}")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_ties_of_the_farthest_go_to_the_lowest_index(dtype, unit):
-    """Against integers: on a grid most choices are ties, which rounding must not decide."""
-    grid = torch.cartesian_prod(torch.arange(5), torch.arange(5))
-    picks = FarthestAnchors(25, normalize=False, generator=seeded())(grid.to(dtype) / unit)
-    table = (grid[:, None] - grid).square().sum(-1)
-    wanted = picks[:1].tolist()
-    for _ in range(24):
-        nearest = table[:, wanted].amin(1).tolist()
-        wanted.append(nearest.index(max(nearest)))
-    assert picks.tolist() == wanted
-
-
-def test_farthest_is_at_most_twice_the_best_radius():
-    x, members = blobs()
-    picks = FarthestAnchors(BLOBS, normalize=False)(x)
-    best = max(torch.cdist(c, c).amax(1).min() for c in (x[members == i] for i in range(BLOBS)))
-    assert radius(x, picks).max() <= 2 * best
-
-
 @each_geometric
 @each_normalize
 def test_a_rotation_leaves_the_picks(sampler, normalize):
@@ -217,40 +156,6 @@ def test_positions_of_any_size_and_place(sampler, size, shift):
     assert moved(((x + shift) * size).float()).tolist() == draw(x).tolist()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_k_means_is_about_as_good_as_that_of_scikit_learn(seed):
-    """Anchors are rows, not means: both are compared by the cluster means of their partition."""
-    x, _ = problem(400)
-    picks = KMeansAnchors(A, normalize=False, generator=seeded(seed))(x)
-    nearest = torch.cdist(x, x[picks]).argmin(1)
-    means = torch.stack([x[nearest == i].mean(0) for i in range(A)])
-    oracle = KMeans(A, n_init=1, random_state=seed).fit(x.numpy())
-    assert inertia(x, means) < 1.05 * oracle.inertia_
-    random = x[UniformAnchors(A, generator=seeded(seed))(x)]
-    assert inertia(x, x[picks]) < 0.9 * inertia(x, random)
-
-
-def test_k_means_in_blocks_is_the_same(monkeypatch):
-    x, _ = problem()
-    whole = KMeansAnchors(A, generator=seeded())(x)
-    monkeypatch.setattr(lloyd, "_BLOCK_CPU", 3 * A)
-    monkeypatch.setattr(lloyd, "_FEWEST_ROWS", 1)
-    monkeypatch.setattr(lloyd, "_STEP", 7)
-    assert torch.equal(KMeansAnchors(A, generator=seeded())(x), whole)
-
-
-@pytest.mark.parametrize("size", [2.0**-140, 2.0**-70, 2.0**70, 2.0**120])
-def test_directions_of_rows_of_any_length(size):
-    x = torch.randn(N, D)
-    x[0] = 0
-    scaled = x.clone()
-    scaled[::2] *= size
-    wanted = FarthestAnchors(A, generator=seeded())(x.double())
-    if size < 2.0**-130:  # what is left of these rows after rounding
-        wanted = FarthestAnchors(A, generator=seeded())(scaled.double())
-    assert torch.equal(FarthestAnchors(A, generator=seeded())(scaled), wanted)
-
-
 @each_spreading
 @each_normalize
 @pytest.mark.parametrize("distinct", [1, 2, 5])
@@ -287,33 +192,6 @@ def test_zero_rows_are_rows(sampler, normalize):
     assert picks.unique().numel() == 8
     if sampler is not by_cluster:
         assert set(range(3, 10)) < set(picks.tolist())
-
-
-def test_k_means_restarts_an_empty_cluster(monkeypatch):
-    """One start far from every row, and none in one blob: the empty cluster moves there."""
-    x, members = blobs()
-    first = torch.stack([(members == i).nonzero()[0, 0] for i in range(BLOBS - 1)])
-
-    def start(rows, clusters, generator):
-        return torch.cat((rows[first], rows.new_full((1, BLOBS), -9)))
-
-    monkeypatch.setattr("relreps.anchors.kmeans.plus_plus", start)
-    assert members[KMeansAnchors(BLOBS)(x)].tolist() == list(range(BLOBS))
-
-
-def test_very_many_centres_leave_a_block_its_rows(monkeypatch):
-    rows, centres = torch.randn(2000, D), torch.randn(1000, D)
-    made = LargestMade(rows)
-    with made:
-        nearest = lloyd.nearest_centre(rows, centres)[0]
-    assert made.entries == 256 * 1000
-    assert torch.equal(nearest, torch.cdist(rows.double(), centres.double()).argmin(1))
-
-
-def test_k_means_stops_where_it_is_told():
-    x, _ = problem(400)
-    one, many = (KMeansAnchors(A, max_iterations=i, generator=seeded())(x) for i in (1, 100))
-    assert one.tolist() != many.tolist()
 
 
 @pytest.mark.parametrize(
@@ -428,8 +306,14 @@ def test_bad_number_of_anchors(sampler, value, error, message):
         ),
         (lambda: ClusterAnchors(A, 0), "`num_clusters` must be at least 1, got 0"),
         (lambda: ClusterAnchors(A, 2, max_iterations=0), "`max_iterations` must be at least 1"),
-        (lambda: ClusterAnchors(A, 2, "center"), "`order` must be one of .* mean 'centre'"),
-        (lambda: ClusterAnchors(A, 2, torch.ones(2, 2)), r"`order` must have one entry a row"),
+        (
+            lambda: ClusterAnchors(A, 2, order="centre"),
+            "`order` must be one of .* mean 'center'",
+        ),
+        (
+            lambda: ClusterAnchors(A, 2, order=torch.ones(2, 2)),
+            r"`order` must have one entry a row",
+        ),
         (lambda: TopKAnchors(A, torch.ones(9), pool=7), "`pool` must be at least 8, got 7"),
         (lambda: TopKAnchors(A, torch.ones(9, 1)), "`scores` must have one entry a row, got shape"),
         (lambda: BestAlignedAnchors(A, torch.ones(9)), r"`other` must have shape \(rows, features"),
@@ -447,11 +331,18 @@ def test_bad_options(build, message):
         (TopKAnchors(A, torch.ones(N - 1)), f"`scores` .* one entry for each of the {N} rows"),
         (TopKAnchors(A, torch.full((N,), torch.nan)), "`scores` must not hold NaN .* entry 0"),
         (TopKAnchors(A, torch.ones(N), pool=N + 1), f"a pool of {N + 1} and {N} samples"),
-        (ClusterAnchors(A, 3, torch.ones(N + 1)), f"`order` .* one entry for each of the {N} rows"),
+        (
+            ClusterAnchors(A, 3, order=torch.ones(N + 1)),
+            f"`order` .* one entry for each of the {N} rows",
+        ),
+        (
+            ClusterAnchors(A, 3, order=lambda x: x),
+            rf"`order` .* one entry for each of the {N} rows, got shape \({N}, {D}\)",
+        ),
         (ClusterAnchors(A, N + 1), f"`num_clusters` .* got {N + 1} and {N} distinct samples"),
         (BestAlignedAnchors(A, torch.randn(N - 1, D)), "`x` and `other` must be paired"),
     ],
-    ids=["scores-short", "scores-nan", "pool", "order-short", "clusters", "unpaired"],
+    ids=["scores-short", "scores-nan", "pool", "order-short", "order-wide", "clusters", "unpaired"],
 )
 def test_options_that_do_not_fit_the_data(sampler, message):
     with pytest.raises(ValueError, match=message):
@@ -482,162 +373,9 @@ def test_top_k_draws_uniformly_from_its_pool():
     assert counts[N - 5 :].min() > 330  # of 400 expected, deviation 15
 
 
-# Leverage
-
-
-@each_normalize
-@pytest.mark.parametrize("rank", [2, D])
-def test_leverage_is_the_diagonal_of_the_hat_matrix(normalize, rank):
-    x = problem()[0][:, :rank] @ torch.randn(rank, D, dtype=torch.float64)
-    rows = torch.nn.functional.normalize(x) if normalize else x
-    scores = leverage_scores(x, normalize=normalize)
-    torch.testing.assert_close(scores, (rows @ torch.linalg.pinv(rows, rtol=1e-9)).diagonal())
-    assert scores.sum().item() == pytest.approx(rank)
-
-
-@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
-def test_leverage_ignores_invertible_maps_and_the_unit(size):
-    x = problem()[0]
-    changed = size * x @ torch.randn(D, D, dtype=torch.float64)
-    torch.testing.assert_close(leverage_scores(changed), leverage_scores(x))
-    torch.testing.assert_close(
-        leverage_scores((size * x).float()), leverage_scores(x), rtol=1e-4, atol=1e-4
-    )
-
-
-def test_leverage_in_blocks_is_the_same(monkeypatch):
-    x = problem()[0]
-    whole = leverage_scores(x)
-    monkeypatch.setattr("relreps.anchors.geometric._STEP", 7)
-    torch.testing.assert_close(leverage_scores(x), whole)
-
-
-def test_leverage_draws_in_proportion():
-    """Three rows of leverage 1/3 on one axis and one of leverage 1 on the other."""
-    x = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
-    x[:3] += 1e-6 * torch.rand(3, 2)
-    draw = LeverageAnchors(1, normalize=False)
-    counts = torch.bincount(torch.cat([draw(x) for _ in range(1000)]), minlength=4)
-    assert 440 < counts[3] < 560  # of 500 expected, deviation 16
-    top = LeverageAnchors(2, normalize=False, sampled=False)
-    assert top(x)[0] == 3
-    assert torch.equal(top(x), top(x))
-
-
-# Two spaces
-
-
-@each_normalize
-def test_best_aligned_finds_the_rows_that_agree(normalize, monkeypatch):
-    x, _ = problem()
-    y = 3 * rotated(x)
-    spoilt = torch.randperm(N)[:5]
-    y[spoilt] = 3 * torch.randn(5, D, dtype=torch.float64)
-    draw = BestAlignedAnchors(N // 2, y, normalize=normalize)
-    picks = draw(x)
-    assert not set(picks.tolist()) & set(spoilt.tolist())
-    fewer = BestAlignedAnchors(A, y, normalize=normalize)(x)
-    assert torch.equal(fewer, picks[:A])
-    monkeypatch.setattr("relreps.anchors.geometric._BLOCK", 7 * N)
-    assert torch.equal(draw(x), picks)
-
-
-def test_best_aligned_scores_are_the_formula():
-    x, _ = problem()
-    y = torch.randn(N, 3, dtype=torch.float64)
-    unit = torch.nn.functional.normalize
-    gaps = torch.cdist(unit(x), unit(x)) - torch.cdist(unit(y), unit(y))
-    assert torch.equal(BestAlignedAnchors(N, y)(x), gaps.square().sum(1).argsort())
-
-
-# Clusters
-
-
-@pytest.mark.parametrize("order", ["random", "centre", "scores"])
-def test_clusters_take_turns(order):
-    x, members = blobs()
-    scores = torch.randn(len(x))
-    draw = ClusterAnchors(
-        3 * BLOBS, BLOBS, scores if order == "scores" else order, generator=seeded()
-    )
-    rounds = draw(x).reshape(3, BLOBS)
-    assert all(members[turn].unique().numel() == BLOBS for turn in rounds)
-    unit = torch.nn.functional.normalize(x)
-    centres = torch.stack([unit[members == i].mean(0) for i in range(BLOBS)])
-    quality = scores if order == "scores" else -(unit - centres[members]).norm(dim=1)
-    best = torch.stack([torch.where(members == i, quality, -torch.inf).argmax() for i in range(12)])
-    assert (set(rounds[0].tolist()) == set(best.tolist())) == (order != "random")
-
-
-def test_cluster_labels_find_the_blobs_in_either_space():
-    x, members = blobs()
-    labels = cluster_labels(x, BLOBS, generator=seeded())
-    pairs = torch.stack((labels, members), 1).unique(dim=0)
-    assert len(pairs) == BLOBS
-    assert torch.equal(labels, cluster_labels(rotated(x), BLOBS, generator=seeded()))
-    with pytest.raises(ValueError, match=r"`num_clusters` .* got 3 and 1 distinct samples"):
-        cluster_labels(torch.ones(9, 2), 3)
-    with pytest.raises(ValueError, match="`x` must be finite"):
-        cluster_labels(torch.full((9, 2), torch.inf), 3)
-
-
-# At the size of real use
-
-
 @pytest.fixture(scope="module")
 def large():
-    generator = seeded(1)
-    centres = 2 * torch.randn(300, 128, generator=generator)
-    members = torch.randint(0, 300, (20_000,), generator=generator)
-    return centres[members] + torch.randn(20_000, 128, generator=generator)
-
-
-def test_k_means_of_100_anchors_matches_scikit_learn(large):
-    """From the same start: the same inertia within 0.3 %, and the anchors are at its centres."""
-    rows = large - large.mean(0)
-    start = lloyd.plus_plus(rows, 100, seeded())
-    centres, assigned = lloyd.lloyd(rows, start, 100, 1e-4)
-    oracle = KMeans(100, init=start.numpy(), n_init=1, max_iter=100, tol=1e-4).fit(rows.numpy())
-    assert (rows - centres[assigned]).double().square().sum().item() == pytest.approx(
-        oracle.inertia_, rel=3e-3
-    )
-    picks = KMeansAnchors(100, normalize=False, generator=seeded())(large)
-    assert picks.unique().numel() == 100
-    assert inertia(large, large[picks]) < 0.9 * inertia(
-        large, large[UniformAnchors(100, generator=seeded())(large)]
-    )
-
-
-@each_normalize
-def test_farthest_of_300_anchors_is_the_plain_algorithm(large, normalize):
-    picks = FarthestAnchors(300, normalize=normalize, generator=seeded())(large)
-    rows = large.double()
-    rows = torch.nn.functional.normalize(rows) if normalize else rows
-    squares = rows.square().sum(1)
-    nearest = torch.full_like(squares, torch.inf)
-    wanted = [int(picks[0])]
-    for _ in range(299):
-        last = rows[wanted[-1]]
-        distance = squares + last.square().sum() - 2 * rows @ last
-        nearest = torch.minimum(nearest, distance)
-        wanted.append(int(nearest.argmax()))
-    assert picks.tolist() == wanted
-
-
-class LargestMade(TorchDispatchMode):
-    """Entries of the largest tensor that is made, views of ``x`` aside."""
-
-    def __init__(self, x):
-        super().__init__()
-        self.x, self.entries = x, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for made in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(made, torch.Tensor) and made.untyped_storage() is not None:
-                new = made.untyped_storage().data_ptr() != self.x.untyped_storage().data_ptr()
-                self.entries = max(self.entries, made.numel() * new)
-        return out
+    return many_rows()
 
 
 @pytest.mark.parametrize(

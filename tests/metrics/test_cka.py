@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist, squareform
 
+import relreps
 from relreps import NumericalWarning
 from relreps.metrics import CKA, MinibatchCKA, kernel_cka, linear_cka, minibatch_cka
-from tests._data import Largest
+from tests._data import Largest, fed, orthogonal
+from tests._data import related as spaces
 
 close = torch.testing.assert_close
 
@@ -17,13 +19,6 @@ close = torch.testing.assert_close
 SHAPES = [(50, 5, 7), (300, 9, 4), (20, 30, 6), (10, 40, 50), (6, 6, 6)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 each_estimator = pytest.mark.parametrize("debiased", [False, True], ids=["biased", "debiased"])
-
-
-def spaces(n=60, d=5, e=7, dtype=torch.float64):
-    x, y = torch.randn(n, d), torch.randn(n, e)
-    common = min(d, e)
-    y[:, :common] += x[:, :common]
-    return x.to(dtype), y.to(dtype)
 
 
 def hsic(k, l, debiased):  # noqa: E741
@@ -110,6 +105,65 @@ def test_the_linear_kernel_is_linear_cka(debiased):
     assert kernel_cka(x, y, "linear", debiased=debiased) == linear_cka(x, y, debiased)
 
 
+def product(a, b):
+    return a @ b.mT
+
+
+@each_estimator
+@pytest.mark.parametrize("scale", [1, 1e-9])
+def test_a_kernel_may_be_a_function(debiased, scale):
+    """It gets rows and rows, in the units they were given in."""
+    x, y = spaces()
+    shapes, sizes = set(), []
+
+    def kernel(a, b):
+        shapes.add((a.shape, b.shape))
+        sizes.append(float(a.abs().max()))
+        return product(a, b)
+
+    close(kernel_cka(x * scale, y, kernel, debiased=debiased), linear_cka(x, y, debiased))
+    assert shapes == {((60, 5), (60, 5)), ((60, 7), (60, 7))}
+    assert sizes == [float(side.abs().max()) for side in (x * scale, y)]
+    unit = [torch.nn.functional.normalize(side) for side in (x, y)]
+    got = kernel_cka(x, y, relreps.similarity.cosine, debiased=debiased)
+    close(got, linear_cka(*unit, debiased))
+
+
+def test_a_kernel_that_is_a_function_in_batches():
+    x, y = spaces()
+    close(minibatch_cka(x, y, 20, product), minibatch_cka(x, y, 20))
+    stream = fed(MinibatchCKA(product), x, y, sizes=[20] * 3)
+    close(stream.compute(), fed(MinibatchCKA(), x, y, sizes=[20] * 3).compute())
+    close(copy.deepcopy(stream).merge(stream).compute(), stream.compute())
+    with pytest.raises(ValueError, match="`other` must be a MinibatchCKA"):
+        stream.merge(MinibatchCKA())
+
+
+def test_a_kernel_that_is_a_function_is_differentiated_and_compiled():
+    x, y = spaces(9, 3, 4)
+    inputs = x.requires_grad_(), y.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: kernel_cka(a, b, product), inputs)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda a, b: kernel_cka(a, b, product), fullgraph=True, backend="eager"
+    )
+    close(compiled(x, y), kernel_cka(x, y, product))
+
+
+@each_estimator
+def test_each_side_has_the_rounding_of_its_own_type(debiased):
+    """Noise of float32 is none beside float64, and float64 varies by less beside float32."""
+    simplex = torch.eye(6).double() @ orthogonal(6)
+    if debiased:
+        with pytest.warns(NumericalWarning, match="of `x`, .*up to rounding"):
+            assert linear_cka(simplex.float(), torch.randn(6, 3).double(), True).isnan()
+    x, y = spaces()
+    near = 1 + 1e-9 * x
+    close(linear_cka(near, y.float(), debiased), linear_cka(x, y, debiased), atol=1e-5, rtol=0)
+    stream = fed(CKA(5, 7, debiased), near, y.float(), sizes=[20] * 3)
+    close(stream.compute(), linear_cka(x, y, debiased), atol=1e-5, rtol=0)
+
+
 def test_rbf_holds_its_bandwidth_fixed_in_the_gradient():
     x, y = spaces(12)
 
@@ -166,6 +220,12 @@ def test_minibatch_is_the_ratio_of_averages(kernel):
     assert float(stream.compute()) == pytest.approx(wanted, abs=1e-10)
 
 
+@pytest.mark.parametrize("n", [4, 6, 7, 11, 14, 15, 19])
+def test_no_batch_has_fewer_rows_than_the_estimator_needs(n):
+    x = torch.randn(n, 3)
+    close(minibatch_cka(x, 2 * x, batch_size=4), torch.tensor(1.0))
+
+
 def test_one_batch_is_the_whole():
     x, y = spaces()
     close(minibatch_cka(x, y, 1000), linear_cka(x, y, debiased=True))
@@ -210,19 +270,13 @@ def test_no_matrix_of_rows_by_rows(debiased):
 # Streams.
 
 
-def fed(stream, x, y, sizes):
-    for a, b in zip(x.split(sizes), y.split(sizes), strict=True):
-        stream.update(a, b)
-    return stream
-
-
 @each_estimator
 @pytest.mark.parametrize("sizes", [[60], [1, 59], [7, 0, 13, 40], [20] * 3], ids=str)
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_a_stream_in_any_chunks_is_one_call(debiased, sizes, offset):
     x, y = spaces()
     wanted = linear_cka(x, y, debiased)
-    close(fed(CKA(5, 7, debiased), x + offset, y - offset, sizes).compute(), wanted)
+    close(fed(CKA(5, 7, debiased), x + offset, y - offset, sizes=sizes).compute(), wanted)
 
 
 @each_estimator
@@ -230,7 +284,7 @@ def test_a_drifting_stream_in_float32(debiased):
     """The shift is the mean of the first batch, and later ones are somewhere else."""
     x, y = spaces(600, dtype=torch.float32)
     x, y = x + torch.linspace(0, 50, 600)[:, None], y - torch.linspace(-20, 20, 600)[:, None]
-    value = fed(CKA(5, 7, debiased), x, y, [100] * 6).compute()
+    value = fed(CKA(5, 7, debiased), x, y, sizes=[100] * 6).compute()
     assert float(value) == pytest.approx(linear_reference(x, y, debiased), abs=1e-6)
 
 
@@ -239,7 +293,7 @@ def test_merging_is_updating(debiased):
     x, y = spaces()
     wanted = linear_cka(x, y, debiased)
     parts = [
-        fed(CKA(5, 7, debiased), a, b, [len(a)])
+        fed(CKA(5, 7, debiased), a, b, sizes=[len(a)])
         for a, b in zip(x.split([10, 20, 30]), y.split([10, 20, 30]), strict=True)
     ]
     close(copy.deepcopy(parts[0]).merge(parts[1]).merge(parts[2]).compute(), wanted)
@@ -251,7 +305,7 @@ def test_merging_is_updating(debiased):
 @each_estimator
 def test_state_goes_through_a_checkpoint_and_through_half(debiased):
     x, y = spaces()
-    stream = fed(CKA(5, 7, debiased), x[:20], y[:20], [20])
+    stream = fed(CKA(5, 7, debiased), x[:20], y[:20], sizes=[20])
     fresh = CKA(5, 7, debiased)
     fresh.load_state_dict(stream.half().state_dict())
     close(fresh.update(x[20:], y[20:]).compute(), linear_cka(x, y, debiased))
@@ -260,18 +314,18 @@ def test_state_goes_through_a_checkpoint_and_through_half(debiased):
 
 def test_minibatch_stream_merges_and_resets():
     x, y = spaces(80)
-    wanted = fed(MinibatchCKA(), x, y, [20] * 4).compute()
-    left, right = fed(MinibatchCKA(), x[:20], y[:20], [20]), MinibatchCKA()
-    fed(right, x[20:], y[20:], [20] * 3)
+    wanted = fed(MinibatchCKA(), x, y, sizes=[20] * 4).compute()
+    left, right = fed(MinibatchCKA(), x[:20], y[:20], sizes=[20]), MinibatchCKA()
+    fed(right, x[20:], y[20:], sizes=[20] * 3)
     close(left.merge(right).compute(), wanted)
-    fed(left.reset(), x, y, [20] * 4)
+    fed(left.reset(), x, y, sizes=[20] * 4)
     close(left.compute(), wanted)
 
 
 def test_a_batch_may_be_constant():
     x, y = spaces(40)
     x[:20] = 1
-    stream = fed(MinibatchCKA(), x, y, [20, 20])
+    stream = fed(MinibatchCKA(), x, y, sizes=[20, 20])
     assert 0 < stream.compute() < 1
 
 
@@ -285,11 +339,11 @@ def test_a_stream_in_any_units_in_float32(debiased, scale):
     x, y = spaces(dtype=torch.float32)
     wanted = linear_reference(x, y, debiased)
     x = x * scale
-    assert float(fed(CKA(5, 7, debiased), x, y, [20] * 3).compute()) == pytest.approx(
+    assert float(fed(CKA(5, 7, debiased), x, y, sizes=[20] * 3).compute()) == pytest.approx(
         wanted, abs=1e-5
     )
     # The parts of one whole choose units of their own.
-    first, rest = (fed(CKA(5, 7, debiased), x[rows], y[rows], [30]) for rows in (HEAD, TAIL))
+    first, rest = (fed(CKA(5, 7, debiased), x[rows], y[rows], sizes=[30]) for rows in (HEAD, TAIL))
     assert float(rest.merge(first).compute()) == pytest.approx(wanted, abs=1e-5)
     assert float(linear_cka(x, y, debiased)) == pytest.approx(wanted, abs=1e-5)
 
@@ -298,21 +352,21 @@ def test_a_stream_in_any_units_in_float32(debiased, scale):
 @pytest.mark.parametrize("scale", [1e-100, 1e100])
 def test_a_stream_in_any_units_in_float64(debiased, scale):
     x, y = spaces()
-    first = fed(CKA(5, 7, debiased), x[:20] * scale, y[:20], [20])
-    rest = fed(CKA(5, 7, debiased), x[20:] * scale, y[20:], [1, 39])
+    first = fed(CKA(5, 7, debiased), x[:20] * scale, y[:20], sizes=[20])
+    rest = fed(CKA(5, 7, debiased), x[20:] * scale, y[20:], sizes=[1, 39])
     close(rest.merge(first).compute(), linear_cka(x, y, debiased))
 
 
 def test_batches_whose_units_differ():
     x, y = spaces(40)
     x[20:] *= 1e3
-    close(fed(CKA(5, 7, True), x * 1e-30, y, [20, 20]).compute(), linear_cka(x, y, True))
-    wanted = fed(MinibatchCKA(), x, y, [20, 20]).compute()
+    close(fed(CKA(5, 7, True), x * 1e-30, y, sizes=[20, 20]).compute(), linear_cka(x, y, True))
+    wanted = fed(MinibatchCKA(), x, y, sizes=[20, 20]).compute()
     for scale in SCALES:
-        got = fed(MinibatchCKA(), x.float() * scale, y.float(), [20, 20]).compute()
+        got = fed(MinibatchCKA(), x.float() * scale, y.float(), sizes=[20, 20]).compute()
         close(got, wanted, atol=1e-5, rtol=0)
-        rbf = fed(MinibatchCKA("rbf"), x.float() * scale, y.float(), [20, 20]).compute()
-        close(rbf, fed(MinibatchCKA("rbf"), x, y, [20, 20]).compute(), atol=1e-5, rtol=0)
+        rbf = fed(MinibatchCKA("rbf"), x.float() * scale, y.float(), sizes=[20, 20]).compute()
+        close(rbf, fed(MinibatchCKA("rbf"), x, y, sizes=[20, 20]).compute(), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="fourth power is a number, got entries up to 2e"):
         MinibatchCKA().update(x[:20] * 1e100, y[:20])
 
@@ -323,7 +377,7 @@ def test_rounding_is_that_of_the_type(debiased, offset):
     x, y = spaces()
     moved = (x + offset) - offset
     close(
-        fed(CKA(5, 7, debiased), x + offset, y, [20] * 3).compute(),
+        fed(CKA(5, 7, debiased), x + offset, y, sizes=[20] * 3).compute(),
         linear_cka(moved, y, debiased),
         atol=1e-6,
         rtol=0,
@@ -345,7 +399,7 @@ def test_the_corners_of_a_simplex_have_no_debiased_product(dtype, n):
 
     other = torch.randn(n, 3, dtype=dtype)
     for _ in range(4):
-        simplex = torch.eye(n).double() @ torch.linalg.qr(torch.randn(n, n).double()).Q
+        simplex = torch.eye(n).double() @ orthogonal(n)
         for y in (other, simplex.to(dtype)):
             with pytest.warns(NumericalWarning, match="of `[xy]`, .*up to rounding"):
                 values = torch.stack([value.double() for value in measures(simplex.to(dtype), y)])
@@ -357,7 +411,7 @@ def test_the_corners_of_a_simplex_have_no_debiased_product(dtype, n):
 def test_a_stream_of_one_row_over_and_over_is_nan(debiased, side):
     pair = [*spaces(dtype=torch.float32)]
     pair[side] = pair[side][:1].expand(60, -1) + 100
-    stream = fed(CKA(5, 7, debiased), *pair, [20, 40])
+    stream = fed(CKA(5, 7, debiased), *pair, sizes=[20, 40])
     with pytest.warns(NumericalWarning, match=f"all rows of `{'xy'[side]}` are the same"):
         assert stream.compute().isnan()
 
@@ -382,11 +436,11 @@ def test_rbf_without_a_median_distance_is_nan():
 def test_a_batch_without_a_median_distance_adds_nothing_for_its_side():
     x, y = spaces(40)
     x[22:] = x[22]
-    stream = fed(MinibatchCKA("rbf"), x, y, [20, 20])
+    stream = fed(MinibatchCKA("rbf"), x, y, sizes=[20, 20])
     with torch.no_grad():
         constant = x.clone()
         constant[20:] = 3
-    close(stream.compute(), fed(MinibatchCKA("rbf"), constant, y, [20, 20]).compute())
+    close(stream.compute(), fed(MinibatchCKA("rbf"), constant, y, sizes=[20, 20]).compute())
     close(stream.compute(), minibatch_cka(x, y, 20, "rbf"))
 
 
@@ -408,6 +462,12 @@ def test_rbf_with_one_row_far_away_in_float32(outlier):
         (lambda x, y: linear_cka(x[:1], y[:1]), ValueError, "at least 2 rows"),
         (lambda x, y: kernel_cka(x[:3], y[:3], debiased=True), ValueError, "at least 4 rows"),
         (lambda x, y: kernel_cka(x, y, "RBF"), ValueError, "`kernel` must be one of 'rbf', 'lin"),
+        (
+            lambda x, y: kernel_cka(x, y, lambda a, b: a),
+            ValueError,
+            r"`kernel` must give a tensor \(60, 60\) for 60 rows, got a Tensor of shape \(60, 5\)",
+        ),
+        (lambda x, y: kernel_cka(x, y, lambda a, b: 1.0), ValueError, "got a float of shape"),
         (lambda x, y: kernel_cka(x, y, bandwidth=0.0), ValueError, "`bandwidth` must be positive"),
         (lambda x, y: minibatch_cka(x, y, 3), ValueError, "`batch_size` must be at least 4, got 3"),
         (lambda x, y: minibatch_cka(x[:3], y[:3]), ValueError, "at least 4 rows"),

@@ -1,11 +1,12 @@
 """What each measure declares is measured: what it says holds, and what it does not say fails."""
 
 import inspect
+import warnings
 
 import pytest
 import torch
 
-from relreps import NumericalWarning, metrics
+from relreps import IsotropicScale, NumericalWarning, StandardScale, metrics
 from relreps._core.invariance import TRANSFORMATIONS
 from relreps.metrics import MEASURES, measures_markdown
 from relreps.testing import random_transformation
@@ -194,6 +195,67 @@ def test_a_constant_space_is_nan_with_a_warning(name, side, dtype):
     pair[side] = pair[side][:1].expand(N, -1)
     with pytest.warns(NumericalWarning, match="NaN"):
         assert call(name, *pair).isnan()
+
+
+def ones_but_one(roundings, dtype):
+    """Ones, of which one is so many roundings larger, beside a space that is not constant."""
+    x = torch.ones(100, D, dtype=dtype)
+    x[0, 0] += roundings * torch.finfo(dtype).eps
+    return x, torch.randn(100, D, dtype=dtype)
+
+
+def is_refused(normalizer, x):
+    try:
+        normalizer.fit(x)
+    except ValueError as error:
+        assert "equal" in str(error)  # noqa: PT017
+        return True
+    return False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("roundings", "constant"), [(10, True), (1000, False)])
+def test_normalizers_agree_with_the_measures_on_what_is_constant(roundings, constant, dtype):
+    x, _ = ones_but_one(roundings, dtype)
+    for normalizer in (StandardScale(D), IsotropicScale(D)):
+        assert is_refused(normalizer, x) == constant
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [(n, side) for n in MEASURES for side in (0, 1) if side or n not in RETRIEVAL]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_measures_agree_on_what_is_constant(name, side, dtype):
+    """Ten roundings of one number among a hundred are none; a thousand are something."""
+    for roundings, constant in ((10, True), (1000, False)):
+        pair = ones_but_one(roundings, dtype)[:: 1 - 2 * side]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            value = call(name, *pair)
+        said = [str(w.message) for w in caught if issubclass(w.category, NumericalWarning)]
+        assert any("the same" in text or "constant" in text for text in said) == constant
+        assert not constant or value.isnan()
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+@pytest.mark.parametrize(("roundings", "constant"), [(10, True), (1000, False)])
+def test_streams_agree_on_what_is_constant(debiased, roundings, constant):
+    x, y = ones_but_one(roundings, torch.float32)
+    stream = metrics.CKA(D, D, debiased)
+    for batch in zip(x.split(30), y.split(30), strict=True):
+        stream.update(*batch)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = stream.compute()
+    assert any("all rows of `x` are the same" in str(w.message) for w in caught) == constant
+    assert value.isnan() == (constant or debiased)  # all but one are alike: no debiased product
+
+
+def test_a_constant_feature_far_away_hides_no_other():
+    """About a mean of 1e9 it is rounded by more than the other feature does."""
+    x = torch.cat((torch.full((50, 1), 1e9), torch.randn(50, 1)), 1)
+    for name in ("linear_cka", "procrustes_distance", "mean_cca", "regression_r2"):
+        assert float(call(name, x, x[:, 1:])) == pytest.approx(MEASURES[name].equal, abs=1e-6)
 
 
 @each_measure

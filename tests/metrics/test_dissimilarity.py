@@ -10,10 +10,11 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
+import relreps
 from relreps import NumericalWarning
-from relreps.metrics import dissimilarity as module
+from relreps._core import blocks
 from relreps.metrics import distance_correlation, regression_r2, rsa
-from tests._data import Largest
+from tests._data import Largest, orthogonal, related
 
 close = torch.testing.assert_close
 each_rdm = pytest.mark.parametrize("rdm", ["euclidean", "cosine", "correlation"])
@@ -21,14 +22,18 @@ each_comparison = pytest.mark.parametrize("compare", ["spearman", "pearson", "co
 
 
 def spaces(n=50, d=5, e=7):
-    x, y = torch.randn(n, d, dtype=torch.float64), torch.randn(n, e, dtype=torch.float64)
-    y[:, : min(d, e)] += x[:, : min(d, e)]
+    x, y = related(n, d, e)
     return x + 1, y
 
 
 def tied_spaces(n=40):
     """Corners of a cube, many times: most distances tie, and many are zero."""
     return tuple(torch.randint(0, 2, (n, 4)).double() for _ in range(2))
+
+
+def rows_at_once(monkeypatch, distances):
+    """As many rows of a table at once as have so many distances."""
+    monkeypatch.setattr(blocks, "rows_of_table", lambda columns, _: max(1, distances // columns))
 
 
 def compared(a, b, compare):
@@ -43,7 +48,7 @@ def compared(a, b, compare):
 @each_comparison
 @pytest.mark.parametrize("block", [1, 300, 1 << 20])
 def test_rsa_is_that_of_scipy(rdm, compare, block, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", block)
+    rows_at_once(monkeypatch, block)
     x, y = spaces()
     wanted = compared(pdist(x.numpy(), rdm), pdist(y.numpy(), rdm), compare)
     assert float(rsa(x, y, rdm, compare)) == pytest.approx(wanted, abs=1e-12)
@@ -56,6 +61,40 @@ def test_rsa_where_distances_tie(compare):
     wanted = compared(pdist(x.numpy()), pdist(y.numpy()), compare)
     assert float(rsa(x, y, compare=compare)) == pytest.approx(wanted, abs=1e-12)
     assert float(rsa(x.float(), y.float(), compare=compare)) == pytest.approx(wanted, abs=1e-6)
+
+
+@each_comparison
+@pytest.mark.parametrize("block", [300, 1 << 20])
+def test_distances_may_be_a_function(compare, block, monkeypatch):
+    rows_at_once(monkeypatch, block)
+    x, y = spaces()
+    wanted = compared(pdist(x.numpy(), "cityblock"), pdist(y.numpy(), "cityblock"), compare)
+    assert float(rsa(x, y, relreps.similarity.l1, compare)) == pytest.approx(wanted, abs=1e-10)
+
+
+@each_rdm
+def test_a_comparison_may_be_a_function(rdm):
+    x, y = spaces()
+
+    def kendall(a, b):
+        assert a.shape == b.shape == (50 * 49 // 2,)
+        return torch.tensor(stats.kendalltau(a, b).statistic)
+
+    wanted = stats.kendalltau(pdist(x.numpy(), rdm), pdist(y.numpy(), rdm)).statistic
+    assert float(rsa(x, y, rdm, kendall)) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_functions_of_the_user_are_differentiated():
+    x, y = spaces(9, 3, 4)
+    inputs = x.requires_grad_(), y.requires_grad_()
+
+    def squares(a, b):
+        return (a[:, None] - b).square().sum(-1)
+
+    def difference(a, b):
+        return (a / a.sum() - b / b.sum()).square().sum()
+
+    assert torch.autograd.gradcheck(lambda a, b: rsa(a, b, squares, difference), inputs)
 
 
 def test_rsa_far_from_the_origin_in_float32():
@@ -92,7 +131,7 @@ def distance_correlation_by_sums(x, y):
 @pytest.mark.parametrize("make", [spaces, tied_spaces])
 @pytest.mark.parametrize("block", [1, 300, 1 << 20])
 def test_distance_correlation_is_the_definition(make, block, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", block)
+    rows_at_once(monkeypatch, block)
     x, y = make()
     wanted = distance_correlation_by_sums(x, y)
     assert float(distance_correlation(x, y)) == pytest.approx(wanted, abs=1e-12)
@@ -121,7 +160,7 @@ def test_distance_correlation_gradients_at_copies():
     "measure", [lambda x, y: rsa(x, y, compare="pearson"), distance_correlation]
 )
 def test_memory_for_some_rows_of_distances(measure, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 10_000)
+    rows_at_once(monkeypatch, 10_000)
     x, y = spaces(1000, 3, 3)
     with Largest() as largest, torch.no_grad():
         measure(x, y)
@@ -168,7 +207,7 @@ def test_too_few_rows_explain_anything():
 def test_equal_distances_have_no_correlation():
     """Every two corners of a simplex are equally far apart."""
     for _ in range(3):
-        turned = torch.eye(6).double() @ torch.linalg.qr(torch.randn(6, 6).double()).Q
+        turned = torch.eye(6).double() @ orthogonal(6)
         for simplex in (torch.eye(6), turned, turned.float()):
             for pair in ((simplex, torch.randn(6, 3)), (torch.randn(6, 3), simplex)):
                 for measure in (rsa, partial(rsa, compare="pearson"), distance_correlation):
@@ -184,6 +223,9 @@ def test_equal_distances_have_no_correlation():
     [
         (lambda x, y: rsa(x, y, "euclid"), "`rdm` must be one of .*Did you mean 'euclidean'"),
         (lambda x, y: rsa(x, y, compare="kendall"), "`compare` must be one of 'spearman'"),
+        (lambda x, y: rsa(x, y, lambda a, b: a), r"`rdm` must give .* \(50, 50\) for 50 and 50"),
+        (lambda x, y: rsa(x, y, compare=lambda a, b: a), r"`compare` must give a scalar tensor .*"),
+        (lambda x, y: rsa(x, y, compare=lambda a, b: 1.0), "got a float of shape"),
         (lambda x, y: rsa(x[:2], y[:2]), "at least 3 rows for a correlation of distances, got 2"),
         (lambda x, y: distance_correlation(x[:3], y[:3]), "at least 4 rows for the debiased"),
         (lambda x, y: regression_r2(x[:1], y[:1]), "at least 2 rows"),

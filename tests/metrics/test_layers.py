@@ -1,5 +1,6 @@
 """Comparisons of layers against measures of outputs that are computed by hand."""
 
+import pickle
 from collections import OrderedDict
 from functools import partial
 from itertools import pairwise
@@ -102,6 +103,16 @@ def test_equal_to_minibatch_cka_of_every_pair(kernel):
                     stream.update(p, q)
     expected = torch.tensor([[float(stream.compute()) for stream in row] for row in streams])
     close(result.scores, expected.double(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_kernel_may_be_a_function():
+    def product(a, b):
+        return a @ b.mT
+
+    a, b, batches = net(D, 5), net(D, 7), data()
+    wanted = compare_layers(a, b, batches, MinibatchCKA).scores
+    got = compare_layers(a, b, batches, partial(MinibatchCKA, product)).scores
+    close(got, wanted, atol=1e-5, rtol=0)
 
 
 def test_what_one_layer_needs_is_computed_once_for_it(monkeypatch):
@@ -287,6 +298,15 @@ def test_what_cannot_be_compared_is_left_out_by_default_and_named_once():
         assert why in str(warning.message)
     with pytest.raises(TypeError, match=r"`model_a.ids` must be a floating-point"):
         compare_layers(model, model, batches, CKA, ["ids"])
+
+
+def test_a_comparison_is_a_table_of_scores():
+    result = LayerComparison(scores=torch.rand(1, 2), layers_a=["x"], layers_b=["one", "two"])
+    assert result.table[1:] == (result.layers_a, result.layers_b)
+    assert result._asdict().keys() == {"scores", "layers_a", "layers_b"}
+    scores, layers_a, layers_b = pickle.loads(pickle.dumps(result))
+    close(scores, result.scores)
+    assert (layers_a, layers_b) == (["x"], ["one", "two"])
 
 
 def test_markdown():

@@ -7,6 +7,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from relreps import NumericalWarning
 from relreps.metrics import cknna, mean_reciprocal_rank, mutual_knn, neighborhood_jaccard
+from tests._data import orthogonal
 
 N, D, E, K = 40, 6, 9, 5
 close = torch.testing.assert_close
@@ -122,7 +123,7 @@ def test_symmetric(measure):
 def test_each_space_may_turn_and_each_row_may_grow(measure):
     x, y = pair()
     before = measure(x, y, K)
-    turned = x @ torch.linalg.qr(torch.randn(D, D, dtype=torch.float64)).Q
+    turned = x @ orthogonal(D)
     stretched = y * torch.rand(N, 1, dtype=torch.float64) * 1e20
     close(measure(turned, stretched, K), before)
 

@@ -8,6 +8,7 @@ import torch
 
 from relreps import NumericalWarning, RelativeProjection
 from relreps.metrics import latent_similarity
+from tests._data import orthogonal
 
 N, ANCHORS = 30, torch.tensor([3, 0, 7, 20, 11])
 close = torch.testing.assert_close
@@ -46,7 +47,7 @@ def test_it_is_the_mean_cosine_of_relative_projections():
 @each_form
 def test_a_rotated_and_scaled_copy_is_the_same_network(centered):
     x, _ = spaces()
-    turned = 5 * x @ torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    turned = 5 * x @ orthogonal(6)
     assert float(latent_similarity(x, turned, ANCHORS, centered)) == pytest.approx(1)
 
 

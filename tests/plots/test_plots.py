@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from relreps import plots
 from relreps.metrics import LayerComparison, recall_at_k, retrieval_ranks
 from relreps.stitching import StitchingMatrix
+from tests._data import orthogonal
 
 close = torch.testing.assert_close
 LAYERS = LayerComparison(torch.rand(2, 3), ["one", "two"], ["a", "b", "c"])
@@ -258,7 +259,7 @@ def test_each_plane_holds_the_most_variance():
 
 def test_first_basis_shows_whether_coordinates_are_shared():
     x = torch.randn(30, 4)
-    turned = x @ torch.linalg.qr(torch.randn(4, 4)).Q
+    turned = x @ orthogonal(4, dtype=torch.float32)
     by_basis = {
         basis: [points(ax) for ax in plots.plot_spaces({"a": x, "b": turned}, basis=basis)]
         for basis in ("each", "first")

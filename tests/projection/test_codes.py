@@ -147,7 +147,8 @@ def test_a_post_that_changes_the_width_is_counted(x, anchors):
 def test_mlp_is_a_sum_over_parts(x, anchors):
     product = ProductProjection(parts(), "mlp", 5).double().set_anchors(anchors)
     wanted = sum(
-        embed(part(x)) for embed, part in zip(product.embed, product.projections, strict=True)
+        embed(part(x))
+        for embed, part in zip(product.combine.embed, product.projections, strict=True)
     )
     torch.testing.assert_close(product(x), wanted)
     product(x).sum().backward()
@@ -238,3 +239,31 @@ def test_a_failed_set_anchors_changes_nothing(make, x, anchors):
         with pytest.raises(ValueError, match="`anchors` must"):
             module.set_anchors(wrong)
         assert torch.equal(module(x), before)
+
+
+def test_codes_are_combined_by_a_callable(x, anchors):
+    codes = [relreps.relative_projection(x, anchors, s) for s in ("cosine", "euclidean", "linf")]
+
+    class Gate(nn.Linear):
+        def forward(self, codes):
+            return super().forward(torch.cat(codes, -1)).sigmoid()
+
+    gate = Gate(3 * A, 2)
+    product = ProductProjection(parts(), gate).double().set_anchors(anchors)
+    torch.testing.assert_close(product(x), gate(codes))
+    assert (product.out_features, product.aggregation) == (2, gate)
+    assert len(list(product.parameters())) == 2
+    assert [k for k in product.state_dict() if "weight" in k] == ["combine.function.weight"]
+    first = SubspaceProjection(D, A, 2, aggregation=lambda codes: codes[0]).double()
+    wanted = relreps.relative_projection(x[:, :3], anchors[:, :3])
+    torch.testing.assert_close(first.set_anchors(anchors)(x), wanted)
+    assert first.out_features == A
+    with pytest.raises(ValueError, match="`out_features` is given by the parts"):
+        ProductProjection(parts(), gate, 5)
+
+
+def test_blocks_of_an_object_are_those_of_its_name():
+    for similarity, name in ((relreps.similarity.inner, "inner"), (relreps.similarity.l1, "l1")):
+        by_object = SubspaceProjection(D, A, 2, similarity, "sum")
+        assert by_object.invariant_to == SubspaceProjection(D, A, 2, name, "sum").invariant_to
+        assert "permutation" in by_object.invariant_to

@@ -241,7 +241,7 @@ def test_inference_mode():
 
 
 def test_ema_anchors_follow():
-    model, x = make(ema=EMAAnchors(A, F, decay=0.9)), torch.randn(N, D)
+    model, x = make(ema=EMAAnchors(F, A, decay=0.9)), torch.randn(N, D)
     model.train()(x)
     first = model.encoder(model.anchor_inputs).detach()
     torch.testing.assert_close(model.projection.anchors, first)
@@ -256,13 +256,13 @@ def test_ema_anchors_follow():
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 def test_ema_decays_geometrically(decay):
-    ema, target = EMAAnchors(A, F, decay).double(), torch.randn(A, F).double()
+    ema, target = EMAAnchors(F, A, decay).double(), torch.randn(A, F).double()
     ema.update(torch.zeros(A, F).double())
     for _ in range(5):
         ema.update(target.requires_grad_())
     torch.testing.assert_close(ema.anchors, (1 - decay**5) * target.detach())
     assert not ema.anchors.requires_grad
-    fresh = EMAAnchors(A, F, decay).double()
+    fresh = EMAAnchors(F, A, decay).double()
     fresh.load_state_dict(ema.state_dict())
     torch.testing.assert_close(fresh.update(target).anchors, ema.update(target).anchors)
 
@@ -284,7 +284,7 @@ def test_ema_schedule():
             r"must map `anchor_inputs` to shape \(3, 4\), got \(3, 5\)",
         ),
         (
-            lambda: make(ema=EMAAnchors(A, F, 0.9), detach_anchors=False),
+            lambda: make(ema=EMAAnchors(F, A, 0.9), detach_anchors=False),
             ValueError,
             "needs `detach_anchors=True`",
         ),
@@ -295,10 +295,30 @@ def test_ema_schedule():
             TypeError,
             "a method `project`.*, got SparseRelativeProjection",
         ),
-        (lambda: EMAAnchors(A, F, 1.5), ValueError, r"`decay` must be in \[0, 1\], got 1.5"),
-        (lambda: EMAAnchors(A, F, 0.5).update(torch.ones(A, 9)), ValueError, r"shape \(3, 4\)"),
+        (lambda: EMAAnchors(F, A, 1.5), ValueError, r"`decay` must be in \[0, 1\], got 1.5"),
+        (lambda: EMAAnchors(F, A, 0.5).update(torch.ones(A, 9)), ValueError, r"shape \(3, 4\)"),
     ],
 )
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_refresh_that_failed_is_tried_again(every):
+    """A loop may catch the error, of memory say, and go on."""
+
+    class Fails(nn.Linear):
+        wrong = False
+
+        def forward(self, x):
+            if self.wrong and len(x) == A:
+                raise RuntimeError("out of memory")
+            return super().forward(x)
+
+    model, x = make(Fails(D, F), refresh_every=every).train(), torch.randn(N, D)
+    model.encoder.wrong = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model(x)
+    model.encoder.wrong = False
+    torch.testing.assert_close(model(x), expected(model, x))

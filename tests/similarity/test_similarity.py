@@ -1,6 +1,8 @@
 """Each similarity against SciPy or a plain formula; gradients at ugly points; inverses."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -156,9 +158,9 @@ def test_no_inverse(similarity, anchors, message):
 
 
 def test_no_inverse_through_a_post_or_a_unit_norm():
-    behind = relreps.RelativeProjection(6, 6, "inner", post=torch.nn.ReLU()).double()
+    after = relreps.RelativeProjection(6, 6, "inner", post=torch.nn.ReLU()).double()
     with pytest.raises(ValueError, match="`post` has no inverse"):
-        behind.set_anchors(rows(6)).inverse(rows(2))
+        after.set_anchors(rows(6)).inverse(rows(2))
     unit = relreps.RelativeProjection(6, 6, "inner", pre=relreps.UnitNorm()).double()
     with pytest.raises(ValueError, match=r"UnitNorm\(\) has no inverse"):
         unit.set_anchors(rows(6)).inverse(rows(2))
@@ -211,3 +213,73 @@ def test_a_similarity_of_ones_own():
     module = relreps.RelativeProjection.from_anchors(torch.eye(3), Squared())
     torch.testing.assert_close(module(torch.ones(2, 3)), torch.ones(2, 3))
     assert module.invariant_to == frozenset()
+
+
+def test_objects_are_functions():
+    x, a = rows(5), rows(9)
+    for name, similarity in SIMILARITIES.items():
+        assert similarity is getattr(sim, name)
+        code = similarity(x, a)
+        assert torch.equal(code, relreps.relative_projection(x, a, name))
+        assert torch.equal(code, relreps.relative_projection(x, a, similarity))
+        for other in (pickle.loads(pickle.dumps(similarity)), copy.deepcopy(similarity)):
+            assert other == similarity
+            assert torch.equal(other(x, a), code)
+        assert f">>> {name}(torch" in similarity.__doc__
+
+
+def test_a_similarity_is_resolved_once(monkeypatch):
+    """A name, an object, a callable: looked up by the constructor, and not by a call."""
+    x, a = rows(5), rows(9)
+    given = ("l1", sim.l1, lambda x, anchors: sim.l1(x, anchors))
+    modules = [relreps.RelativeProjection(6, 9, s).double().set_anchors(a) for s in given]
+    modules.append(relreps.RelativeProjection(6, 9, Rescaled("l1")).double().set_anchors(a))
+    monkeypatch.setattr(sim.base, "resolve", None)
+    monkeypatch.setattr(sim.base, "SIMILARITIES", None)
+    for module, similarity in zip(modules, given, strict=False):
+        assert module.similarity is similarity
+        torch.testing.assert_close(module(x), sim.l1(x, a))
+        torch.testing.assert_close(module.project(x, a), sim.l1(x, a))
+        module.set_anchors(a)
+    modules[-1](x)
+
+
+def test_a_module_as_similarity_is_a_child_once():
+    graph = relreps.GraphGeodesic(torch.randn(9, 3), 2)
+    projection = relreps.RelativeProjection(3, 4, graph).set_anchors(torch.randn(4, 3))
+    assert set(projection.state_dict()) == {"anchors", "fitted", "similarity.reference"}
+    other = copy.deepcopy(projection).double()
+    assert other.similarity.reference.dtype == torch.float64
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(other(x.double()), projection(x).double(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="`pre` cannot be combined with Rescaled"):
+        relreps.RelativeProjection(3, 4, Rescaled(graph), pre=relreps.Center(3))
+
+
+@pytest.mark.parametrize("anchors", [3, 6, 20])
+def test_ridge_is_the_penalised_least_squares(anchors):
+    """The same from the side of the anchors and from that of the features."""
+    x, a = rows(5), rows(anchors)
+    penalty = 0.3 * a.square().sum() / anchors
+    wide = torch.cat((a, penalty.sqrt() * torch.eye(anchors).double()), 1)
+    padded = torch.nn.functional.pad(x, (0, anchors))
+    wanted = torch.linalg.lstsq(wide.mT, padded.mT).solution.mT
+    torch.testing.assert_close(Basis(ridge=0.3)(x, a), wanted)
+
+
+def test_a_ridge_refuses_zero_anchors_by_name():
+    with pytest.raises(ValueError, match="`anchors` must not be zero, nor dependent"):
+        Basis(ridge=0.1)(rows(2), torch.zeros(3, 6).double())
+
+
+def test_tensors_without_names_are_numbered():
+    class Twice(sim.Similarity):
+        def prepare(self, anchors):
+            return anchors, 2 * anchors
+
+        def compare(self, x, *prepared):
+            return x @ (prepared[1] - prepared[0]).mT
+
+    module = relreps.RelativeProjection.from_anchors(torch.eye(3), Twice())
+    assert {"prepared_0", "prepared_1"} < dict(module.named_buffers()).keys()
+    torch.testing.assert_close(module(torch.ones(2, 3)), torch.ones(2, 3))

@@ -14,7 +14,6 @@ from relreps import (
     topological_densification_loss,
 )
 from relreps.parity import both_placements
-from relreps.topo_loss import densification
 
 MODES = ("abs", "square", "hinge")
 PENALTIES = {
@@ -34,6 +33,19 @@ def classes(n=30):
     labels = torch.randint(-1, 5, (n,), generator=torch.Generator().manual_seed(1)) * 10
     labels[7] = 3
     return labels
+
+
+def by_forest(loss):
+    """The loss and its gradient by the route of devices: all classes in one forest.
+
+    It is taken wherever values may not be looked at, inside of a function transform for one.
+    """
+
+    def grad_and_value(z, labels):
+        grad, value = torch.func.grad_and_value(loss)(z.detach(), labels)
+        return value, grad
+
+    return grad_and_value
 
 
 # What it computes.
@@ -78,13 +90,14 @@ def test_labels_make_one_cloud_a_class(metric, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_both_routes_of_labels_agree(mode, method):
     z, labels = points().requires_grad_(), classes()
+    on_device = "auto" if method == "single_linkage" else method
     for reduction, metric in itertools.product(("sum", "mean"), ("l2", "f0")):
-        options = (labels, mode, metric, reduction)
-        one = densification._by_class(z, 1.5, *options, "auto")
-        other = densification._by_forest(z, 1.5, *options, method)
+        options = {"mode": mode, "metric": metric, "reduction": reduction}
+        one = TopologicalDensificationLoss(1.5, method=method, **options)(z, labels)
+        forest = by_forest(TopologicalDensificationLoss(1.5, method=on_device, **options))
+        other, theirs = forest(z, labels)
         assert torch.allclose(one, other)
-        (own,), (theirs,) = (torch.autograd.grad(loss, z) for loss in (one, other))
-        assert torch.allclose(own, theirs)
+        assert torch.allclose(torch.autograd.grad(one, z)[0], theirs)
 
 
 def test_infinite_distances_are_no_edges():
@@ -101,8 +114,9 @@ def test_infinite_distances_are_no_edges():
 def test_a_length_that_overflows_is_not_left_out(mode):
     z = torch.tensor([[-1.5e38, -1.5e38], [1.5e38, 1.5e38], [0.0, 0.0], [1.0, 1.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    for route in (densification._by_class, densification._by_forest):
-        assert route(z, 1.0, labels, mode, "l2", "mean", "auto") == math.inf
+    loss = TopologicalDensificationLoss(1.0, mode=mode)
+    assert loss(z, labels) == math.inf
+    assert by_forest(loss)(z, labels)[0] == math.inf
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -149,12 +163,62 @@ def test_no_edges_give_zero_connected_to_the_graph(labelled):
         assert torch.equal(z.grad, torch.zeros(shape))
     z = torch.ones(3, 2, requires_grad=True)
     alone = TopologicalDensificationLoss(1.0)
-    assert alone(z, torch.arange(3)) == densification._by_forest(
-        z, 1.0, torch.arange(3), "abs", "l2", "mean", "auto"
-    )
+    assert alone(z, torch.arange(3)) == by_forest(alone)(z, torch.arange(3))[0] == 0
     none = TopologicalDensificationLoss(1.0, reduction="none")
     assert none(z, torch.arange(3)).tolist() == [0, 0, 0]
     assert none(z[:0], torch.arange(0)).shape == (0,)
+
+
+# Functions of one's own.
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_of_ones_own(mode):
+    z, labels = points().requires_grad_(), classes()
+    function = {"abs": torch.abs, "square": torch.square, "hinge": lambda excess: excess.relu()}
+    own, named = (TopologicalDensificationLoss(1.5, mode=m) for m in (function[mode], mode))
+    assert own.mode is function[mode]
+    for given in ((z, labels), (z.reshape(3, 10, 4),)):
+        assert torch.equal(own(*given), named(*given))
+    torch._dynamo.reset()
+    compiled = torch.compile(own, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(z, labels), named(z, labels))
+    assert own(z.to("meta"), labels.to("meta")).is_meta
+
+
+def test_a_mode_that_is_not_zero_at_zero_counts_edges_only():
+    """Between classes there is no edge, nor where the distance is infinite."""
+    z, labels = points(), classes()
+    loss = TopologicalDensificationLoss(1.5, mode=lambda excess: excess.cosh(), reduction="sum")
+    wanted = sum((death_times(z[labels == k]) - 1.5).cosh().sum() for k in labels.unique())
+    assert torch.allclose(loss(z, labels), wanted)
+    assert torch.allclose(by_forest(loss)(z, labels)[0], wanted)
+    d = torch.tensor([[0.0, 1.0, math.inf], [1.0, 0.0, math.inf], [math.inf, math.inf, 0.0]])
+    given = TopologicalDensificationLoss(1.0, mode=torch.cosh, metric="precomputed")
+    assert given(d) == 1
+
+
+def test_a_reduction_of_ones_own():
+    z, labels = points(), classes()
+    each = TopologicalDensificationLoss(1.5, reduction="none")
+    worst = TopologicalDensificationLoss(1.5, reduction=torch.max)
+    assert worst(z, labels) == each(z, labels).max()
+    assert worst(z.reshape(3, 10, 4)) == each(z.reshape(3, 10, 4)).max()
+    with pytest.raises(ValueError, match="`reduction` 'none' with `labels`, or a callable"):
+        worst(z.to("meta"), labels.to("meta"))
+
+
+def test_a_mode_has_to_keep_the_shape():
+    with pytest.raises(ValueError, match=r"`mode` must keep the shape .* \(29,\), got \(\)"):
+        topological_densification_loss(points(), 1.5, mode=torch.sum)
+
+
+def test_options_are_checked_once():
+    """By the constructor, or at the door of the function: the scale may change after that."""
+    z = points()
+    loss = TopologicalDensificationLoss(1.5)
+    loss.scale = 0.5
+    assert loss(z) == topological_densification_loss(z, 0.5)
 
 
 # As a loss.

@@ -1,261 +1,61 @@
-"""Spanning trees and death times: exact, the same by every method, on any device."""
+"""Spanning trees: those of the definition, and the same by every method."""
 
-import itertools
 import math
 
-import gudhi
-import numpy as np
 import pytest
 import torch
-from ripser import ripser
-from scipy.cluster.hierarchy import linkage
-from scipy.spatial.distance import pdist, squareform
 
 import relreps
 from relreps import death_times, minimum_spanning_tree
-from relreps.topo_loss import edge_lengths, trees
+from relreps.topo_loss import growth, linkage, order
+from relreps.topo_loss.kinds import resolve_metric
 from relreps.topo_loss.trees import spanning_edges
-
-METHODS = ("closure", "prim", "boruvka", "single_linkage")
-DEVICE_METHODS = METHODS[:3]
-METRICS = (
-    "l1",
-    "l2",
-    "sqeuclidean",
-    "linf",
-    "cosine",
-    "f0",
-    ("lp", 3.0),
-    ("lp", 0.5),
-    ("fp", 0.5),
-    ("fp", 2),
-)
-CLOUDS = ("random", "lattice", "duplicated", "near-duplicates")
-
-
-def cloud(kind, n=40, width=4, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(n + width)
-    x = torch.randn(n, width, dtype=torch.float64, generator=generator)
-    if kind == "lattice":
-        x = torch.randint(0, 3, (n, width), generator=generator).double()
-    elif kind == "duplicated":
-        x = x[: n // 4].repeat(4, 1)
-    elif kind == "near-duplicates":
-        # Around zero, where float32 holds such differences as well.
-        x = x[: n // 2].round().repeat(2, 1) * (torch.arange(n) >= n // 2)[:, None] + 1e-10 * x
-    return x.to(dtype)
-
-
-def numpy_metric(metric):
-    """The definitions, written out."""
-    name, p = metric if isinstance(metric, tuple) else (metric, None)
-    return {
-        "l1": lambda u, v: np.abs(u - v).sum(),
-        "l2": lambda u, v: math.sqrt(np.square(u - v).sum()),
-        "sqeuclidean": lambda u, v: np.square(u - v).sum(),
-        "linf": lambda u, v: np.abs(u - v).max(),
-        "cosine": lambda u, v: 1 - u @ v / math.sqrt((u @ u) * (v @ v)),
-        "f0": lambda u, v: (np.abs(u - v) / (1 + np.abs(u - v))).sum(),
-        "lp": lambda u, v: (np.abs(u - v) ** p).sum() ** (1 / p),
-        "fp": lambda u, v: (np.abs(u - v) ** p).sum(),
-    }[name]
-
-
-def kruskal(d):
-    """The tree by definition: pairs in the order of (length, i, j), kept if they join two parts."""
-    n = len(d)
-    part, edges = list(range(n)), []
-    for _, i, j in sorted((d[i, j].item(), i, j) for i, j in itertools.combinations(range(n), 2)):
-        if part[i] != part[j]:
-            edges.append([i, j])
-            part = [part[i] if p == part[j] else p for p in part]
-    return torch.tensor(edges)
-
-
-# Against other libraries and the definitions.
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", CLOUDS)
-def test_agrees_with_gudhi(kind, method, dtype):
-    x = cloud(kind, dtype=dtype)
-    deaths = death_times(x, method=method)
-    d = squareform(pdist(x.double().numpy()))
-    tree = gudhi.RipsComplex(distance_matrix=d).create_simplex_tree(max_dimension=1)
-    tree.compute_persistence(min_persistence=-1.0)
-    bars = tree.persistence_intervals_in_dimension(0)
-    wanted = np.sort(bars[np.isfinite(bars[:, 1]), 1])
-    assert deaths.dtype == dtype
-    assert len(deaths) == len(wanted) == len(x) - 1
-    np.testing.assert_allclose(deaths, wanted, rtol=4 * torch.finfo(dtype).eps)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", CLOUDS)
-def test_agrees_with_ripser(kind, method, dtype):
-    x = cloud(kind, dtype=dtype)
-    deaths = death_times(x, method=method)
-    d = squareform(pdist(x.double().numpy()))
-    bars = ripser(d, maxdim=0, distance_matrix=True)["dgms"][0][:-1, 1]
-    missing = len(x) - 1 - len(bars)  # bars of length zero, which ripser leaves out
-    np.testing.assert_allclose(deaths[missing:], np.sort(bars), rtol=1e-6)
-    assert not deaths[:missing].any()
-
-
-@pytest.mark.parametrize("metric", METRICS, ids=str)
-def test_metrics_are_those_of_their_definitions(metric):
-    x = cloud("random", 50)
-    for method in ("closure", "single_linkage"):
-        heights = linkage(pdist(x.numpy(), numpy_metric(metric)), "single")[:, 2]
-        np.testing.assert_allclose(death_times(x, metric, method), heights, rtol=1e-12)
+from tests.topo_loss._clouds import CLOUDS, METHODS, NAMES, cloud_of, kruskal
 
 
 @pytest.mark.parametrize("kind", CLOUDS)
 def test_the_tree_is_that_of_kruskal(kind):
-    x = cloud(kind)
+    x = cloud_of(kind)
     d = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     for method in ("auto", *METHODS):
         assert torch.equal(minimum_spanning_tree(d, method), kruskal(d))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("metric", METRICS, ids=str)
+@pytest.mark.parametrize("metric", NAMES, ids=str)
 def test_every_method_finds_the_same_tree(metric, dtype):
-    clouds = torch.stack([cloud(kind, dtype=dtype) for kind in CLOUDS])
-    wanted = spanning_edges(clouds, metric, "closure")
+    clouds = torch.stack([cloud_of(kind, dtype=dtype) for kind in CLOUDS])
+    wanted = spanning_edges(clouds, resolve_metric(metric), "closure")
     for method in ("auto", *METHODS):
-        assert torch.equal(spanning_edges(clouds, metric, method), wanted)
-
-
-@pytest.mark.parametrize("metric", ["l1", "l2", ("lp", 3.0)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rounding_may_break_ties_but_moves_no_death_time(metric, dtype):
-    """Coordinates that binary numbers do not hold: kernels differ in the last bit of a distance."""
-    generator = torch.Generator().manual_seed(0)
-    x = (torch.randint(0, 8, (200, 16), generator=generator) / 7).to(dtype)
-    wanted = death_times(x.double(), metric).to(dtype)
-    for method in ("auto", *METHODS):
-        deaths = death_times(x, metric, method)
-        assert torch.allclose(deaths, wanted, rtol=8 * torch.finfo(dtype).eps)
-
-
-@pytest.mark.parametrize("p", [0.02, 0.05, 100.0])
-@pytest.mark.parametrize("name", ["lp", "fp"])
-def test_extreme_exponents_find_the_tree(name, p):
-    """Of norms beyond the range of float32, at every distance from the radius down."""
-    x = cloud("random", 40, 128, torch.float32) * torch.logspace(-6, 1, 40)[:, None]
-    gap = (x[:, None].double() - x.double()).abs()
-    largest = gap.amax(-1)
-    share = (gap / largest.clamp(min=1e-300)[..., None]).pow(p).sum(-1)
-    log = torch.where(largest > 0, largest.log() + share.clamp(min=1).log() / p, 0)
-    order = log - log.min()  # any increasing function of the distances has the same tree
-    i, j = minimum_spanning_tree(order).unbind(-1)
-    for method in ("closure", "single_linkage"):
-        a, b = spanning_edges(x, (name, p), method).unbind(-1)
-        assert torch.allclose(log[a, b], log[i, j], rtol=1e-5, atol=1e-5 / p)
-
-
-def test_names_of_the_euclidean_metric():
-    x = cloud("random")
-    assert torch.equal(death_times(x, "euclidean"), death_times(x, "l2"))
-    assert torch.allclose(death_times(x, ("lp", 2)), death_times(x, "l2"))
-    assert torch.allclose(death_times(x, ("lp", math.inf)), death_times(x, "linf"))
-    assert torch.equal(death_times(x, ["lp", 3]), death_times(x, ("lp", 3)))  # as JSON has it
-    assert torch.equal(death_times(3e38 * x.sign().float(), "f0").unique(), torch.tensor([0.0, 1]))
-
-
-def test_zero_rows_under_the_cosine():
-    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
-    assert torch.equal(death_times(x, "cosine"), torch.tensor([0.0, 0.0, 1.0, 1.0]))
-
-
-# Invariances.
-
-
-def test_isometries_scale_and_order():
-    x = cloud("random", 60, 5)
-    rotation = torch.linalg.qr(cloud("random", 5, 5)).Q
-    deaths = death_times(x)
-    assert torch.allclose(death_times(x @ rotation + 3), deaths)
-    assert torch.equal(death_times(x.flip(0)), deaths)
-    assert not torch.allclose(death_times(x * torch.arange(1, 6)), deaths)
-    for scale in (1e-30, 1e-20, 1e20, 1e30):  # the squares of these are no float32
-        for method in METHODS:
-            scaled = death_times((scale * x).float(), method=method)
-            assert torch.allclose(scaled.double() / scale, deaths, rtol=1e-5)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_distant_cloud_keeps_its_distances(method):
-    x = (cloud("random", 40) * 64).round() / 64 + 1000  # exact in float32, also when moved
-    near, far = (
-        death_times((x - 1000).float(), method=method),
-        death_times(x.float(), method=method),
-    )
-    assert torch.equal(near, far)
-
-
-def test_batches_are_loops():
-    x = torch.randn(2, 3, 9, 4)
-    for method in METHODS:
-        deaths = death_times(x, method=method)
-        assert deaths.shape == (2, 3, 8)
-        for a, b in itertools.product(range(2), range(3)):
-            assert torch.equal(deaths[a, b], death_times(x[a, b], method=method))
+        assert torch.equal(spanning_edges(clouds, resolve_metric(metric), method), wanted)
 
 
 @pytest.mark.parametrize("metric", ["l2", "f0", "precomputed"])
 def test_a_large_cloud_goes_by_parts(metric, monkeypatch):
-    x = torch.cat((cloud("lattice", 60), cloud("random", 57))).float()
+    x = torch.cat((cloud_of("lattice", 60), cloud_of("random", 57))).float()
     if metric == "precomputed":
         x = torch.cdist(x, x)
-    held, rows = [], trees._Pairs.rows
+    metric = resolve_metric(metric)
+    held, rows = [], order.Candidates.rows
     for dtype in (torch.float32, torch.float64):
         whole = spanning_edges(x.to(dtype), metric, "single_linkage")
-        monkeypatch.setattr(trees, "LINKAGE_SIZE", 32)
+        monkeypatch.setattr(linkage, "LINKAGE_SIZE", 32)
         assert torch.equal(spanning_edges(x.to(dtype), metric, "single_linkage"), whole)
-        monkeypatch.setattr(trees, "BLOCK", 117 * 20)
-        monkeypatch.setattr(trees._Pairs, "rows", lambda *a: held.append(rows(*a)) or held[-1])
+        monkeypatch.setattr(growth, "BLOCK", 117 * 20)
+        monkeypatch.setattr(order.Candidates, "rows", lambda *a: held.append(rows(*a)) or held[-1])
         both = torch.stack((x, x)).to(dtype)
         assert torch.equal(spanning_edges(both, metric, "boruvka")[1], whole)
-        assert max(d.numel() for d in held) <= trees.BLOCK
+        assert max(d.numel() for d in held) <= growth.BLOCK
         monkeypatch.undo()
 
 
 def test_places_in_the_order_are_as_wide_as_the_distances():
-    assert trees._strictly_ordered(torch.zeros(1, 3).double()).tolist() == [[0, 1, 2]]
-    assert trees._strictly_ordered(torch.zeros(1, 3).double()).dtype == torch.float64
-
-
-# Masks, forests and sizes without edges.
-
-
-@pytest.mark.parametrize("metric", ["l2", "f0", "precomputed"])
-@pytest.mark.parametrize("method", ["auto", *METHODS])
-def test_masked_clouds_are_shorter_clouds(method, metric):
-    clouds = torch.stack([cloud(kind) for kind in CLOUDS])
-    mask = torch.rand(4, 40, generator=torch.Generator().manual_seed(0)) < 0.6
-    mask[2] = torch.arange(40) == 7
-    mask[3] = False
-    square = metric == "precomputed"
-    x = torch.cdist(clouds, clouds) if square else clouds.clone()
-    exists = mask[:, :, None] & mask[:, None] if square else mask[:, :, None].expand_as(x)
-    x = x.masked_fill(~exists, math.nan).requires_grad_()
-    deaths = death_times(x, metric, method, mask=mask)
-    for row, points, there in zip(deaths, x.detach(), mask, strict=True):
-        points = points[there][:, there] if square else points[there]
-        known = max(int(there.sum()) - 1, 0)
-        assert torch.equal(row[:known], death_times(points, metric))
-        assert row[known:].isposinf().all()
-    (grad,) = torch.autograd.grad(torch.where(deaths.isfinite(), deaths, 0).sum(), x)
-    assert grad.isfinite().all()
-    assert not grad[~exists].any()
+    assert order.strict_keys(torch.zeros(1, 3).double()).tolist() == [[0, 1, 2]]
+    assert order.strict_keys(torch.zeros(1, 3).double()).dtype == torch.float64
 
 
 def test_infinite_distances_leave_a_forest():
-    x = cloud("random", 20)
+    x = cloud_of("random", 20)
     d = torch.cdist(x, x)
     apart = torch.arange(20) % 2
     d = torch.where(apart[:, None] == apart, d, math.inf)
@@ -275,202 +75,8 @@ def test_the_diagonal_is_ignored():
         assert minimum_spanning_tree(d, method).tolist() == [[0, 1], [0, 2]]
 
 
-@pytest.mark.parametrize("method", ["auto", *METHODS])
-def test_sizes_without_edges(method):
-    for shape in ((0, 3), (1, 3), (2, 0, 3), (2, 1, 3), (0, 5, 3), (5, 0)):
-        x = torch.zeros(shape, requires_grad=True)
-        deaths = death_times(x, method=method)
-        assert deaths.shape == (*shape[:-2], max(shape[-2] - 1, 0))
-        deaths.sum().backward()
-        assert not x.grad.any()
-    assert death_times(torch.tensor([[0.0], [3.0]]), method=method).tolist() == [3]
-
-
-def test_all_points_equal():
-    for method in METHODS:
-        for dtype in (torch.float32, torch.float64):
-            assert not death_times(torch.ones(70, 3, dtype=dtype), method=method).any()
-
-
-# Gradients and types.
-
-
-@pytest.mark.parametrize("metric", METRICS, ids=str)
-def test_gradients(metric):
-    x = cloud("random", 2 * 5, 2).reshape(2, 5, 2).requires_grad_()
-    for method in METHODS:
-        assert torch.autograd.gradcheck(
-            lambda x, m=method: death_times(x, metric, m), x, check_batched_grad=metric == "l2"
-        )
-    if metric != "cosine":  # normalised rows have no second derivative in torch
-        assert torch.autograd.gradgradcheck(lambda x: death_times(x, metric), x)
-
-
-def test_gradient_of_precomputed_distances():
-    x = cloud("random", 9, 3)
-    d = torch.cdist(x, x).requires_grad_()
-    assert torch.autograd.gradcheck(lambda d: death_times((d + d.mT) / 2, "precomputed"), d)
-    (grad,) = torch.autograd.grad(death_times(d, "precomputed").sum(), d)
-    assert grad.sum() == 8
-    assert torch.equal(grad, grad.mT)
-
-
-@pytest.mark.parametrize("metric", METRICS, ids=str)
-def test_duplicates_and_zeros_have_gradient_zero(metric):
-    x = cloud("random", 6, 3)
-    x[3], x[5] = x[1], 0
-    x.requires_grad_()
-    edges = torch.tensor([[1, 3]])
-    length = edge_lengths(x, edges, metric)
-    (grad,) = torch.autograd.grad(length.sum(), x)
-    assert length == 0
-    assert not grad.any()
-    deaths = death_times(x, metric)
-    (grad,) = torch.autograd.grad(deaths.sum(), x, create_graph=metric != "cosine")
-    assert grad.isfinite().all()
-    if metric not in ("cosine", "l1", "linf"):
-        (second,) = torch.autograd.grad(grad.square().sum(), x)
-        assert second.isfinite().all()
-
-
-def test_only_the_ends_of_edges_move():
-    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]], requires_grad=True)
-    death_times(x)[1].backward()
-    assert torch.allclose(x.grad, torch.tensor([[-0.6, -0.8], [0.6, 0.8], [0.0, 0.0]]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_types_are_measured_in_float32(dtype):
-    for n in (20, 50):
-        x = cloud("random", n).to(dtype)
-        deaths = death_times(x)
-        assert deaths.dtype == dtype
-        assert torch.equal(deaths, death_times(x.float()).to(dtype))
-    with torch.autocast("cpu", dtype=dtype):
-        for method in METHODS:
-            assert torch.equal(death_times(x.float(), method=method), death_times(x.float()))
-
-
-# Devices and graphs.
-
-
-@pytest.mark.parametrize("metric", ["l2", "f0"])
-def test_function_transforms(metric):
-    x = cloud("random", 2 * 35, 3).reshape(2, 35, 3).requires_grad_()
-    deaths = death_times(x, metric)
-    assert torch.allclose(torch.vmap(lambda x: death_times(x, metric))(x), deaths)
-    (wanted,) = torch.autograd.grad(deaths.sum(), x)
-    grad = torch.func.grad(lambda x: death_times(x, metric).sum())
-    assert torch.allclose(torch.vmap(grad)(x.detach()), wanted)
-
-
-@pytest.mark.parametrize("method", ["auto", *DEVICE_METHODS])
-def test_runs_on_meta(method):
-    for n in (5, 40 if method == "auto" else 3):
-        x = torch.empty(3, n, 4, device="meta", requires_grad=True)
-        deaths = death_times(x, method=method, mask=x[..., 0] > 0)
-        assert deaths.is_meta
-        assert deaths.shape == (3, n - 1)
-        deaths.sum().backward()
-        square = torch.empty(3, n, n, device="meta")
-        assert minimum_spanning_tree(square, method).shape == (3, n - 1, 2)
-
-
-@pytest.mark.parametrize("method", DEVICE_METHODS)
-def test_compiles_in_one_graph_for_any_number_of_clouds(method):
-    torch._dynamo.reset()
-    compiled = torch.compile(
-        lambda x: death_times(x, method=method), fullgraph=True, backend="eager"
-    )
-    for clouds in (3, 5):
-        x = torch.randn(clouds, 4, 2, requires_grad=True)
-        torch._dynamo.mark_dynamic(x, 0)
-        assert torch.allclose(compiled(x), death_times(x))
-
-
-class Deaths(torch.nn.Module):
-    def __init__(self, method):
-        super().__init__()
-        self.method = method
-
-    def forward(self, x):
-        return death_times(x, method=self.method)
-
-
-def operators(program):
-    """Every operator of an exported program, nested graphs included."""
-    return {
-        str(node.target)
-        for module in program.graph_module.modules()
-        if isinstance(module, torch.fx.GraphModule)
-        for node in module.graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload)
-    }
-
-
-@pytest.mark.parametrize("method", DEVICE_METHODS)
-def test_never_waits_for_the_device(method):
-    batch = torch.export.Dim("batch", min=2, max=1 << 24)
-    x = torch.randn(3, 4, 2)
-    program = torch.export.export(Deaths(method), (x,), dynamic_shapes=({0: batch},))
-    found = operators(program)
-    assert any("cdist" in name for name in found)
-    waits = ("local_scalar", "nonzero", "item", "masked_select", "unique", "_to_cpu")
-    assert not [name for name in found if any(word in name for word in waits)]
-    y = torch.randn(5, 4, 2)
-    assert torch.allclose(program.module()(y), death_times(y))
-
-
-# Bad input.
-
-EDGE = torch.tensor([[0, 1]])
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda x, d: death_times(x, "l3"), ValueError, r"`metric` must be one of 'l1', 'l2'"),
-        (lambda x, d: death_times(x, ("lp", 0)), ValueError, "needs a positive exponent, got 0"),
-        (lambda x, d: death_times(x, ("fp", math.inf)), ValueError, "positive exponent, got inf"),
-        (lambda x, d: death_times(x, ("lp", "2")), TypeError, "`metric` must be a number"),
-        (lambda x, d: death_times(x, method="kruskal"), ValueError, "'auto', 'closure', 'prim'"),
-        (lambda x, d: death_times(x.long()), TypeError, "`x` must be a floating-point"),
-        (lambda x, d: death_times(x[0]), ValueError, r"`x` must have shape \(\.\.\., n, D\)"),
-        (lambda x, d: death_times(x, "precomputed"), ValueError, r"\(\.\.\., n, n\)"),
-        (lambda x, d: death_times(x * math.nan), ValueError, "`x` must be finite"),
-        (
-            lambda x, d: death_times(torch.stack((x, x / (x > x[3])))),
-            ValueError,
-            r"in \d of 10 rows \(the first is row [5-9]\)",
-        ),
-        (lambda x, d: edge_lengths(x, [[0, 1]]), TypeError, "`edges` must be an int64 .* got list"),
-        (lambda x, d: edge_lengths(x, torch.ones(1, 2)), TypeError, "`edges` must be an int64"),
-        (lambda x, d: edge_lengths(x, EDGE[0]), ValueError, r"`edges` must have shape \(k, 2\)"),
-        (lambda x, d: edge_lengths(x[None], EDGE), ValueError, r"shape \(1, k, 2\)"),
-        (lambda x, d: edge_lengths(x, -EDGE), ValueError, "from 0 to 4, got some from -1 to 0"),
-        (lambda x, d: edge_lengths(x, 5 * EDGE, "l1"), ValueError, "`edges` must be row numbers"),
-        (lambda x, d: death_times(x, mask=torch.ones(5)), TypeError, "`mask` must be a bool"),
-        (lambda x, d: death_times(x, mask=torch.ones(4) > 0), ValueError, r"shape \(5,\)"),
-        (lambda x, d: minimum_spanning_tree(x), ValueError, "`distances` must have shape"),
-        (lambda x, d: minimum_spanning_tree(d * math.nan), ValueError, "must not be NaN"),
-        (lambda x, d: minimum_spanning_tree(-d), ValueError, "not be negative, got -"),
-        (lambda x, d: minimum_spanning_tree(d.triu()), ValueError, "must be symmetric to 1e-4"),
-        (lambda x, d: death_times(-d, "precomputed"), ValueError, "`x` must not be negative"),
-        (
-            lambda x, d: death_times(x.to("meta"), method="single_linkage"),
-            ValueError,
-            "runs on the CPU outside of torch.compile only",
-        ),
-    ],
-)
-def test_bad_input_is_named(call, error, message):
-    x = cloud("random", 5)
-    with pytest.raises(error, match=message):
-        call(x, torch.cdist(x, x))
-
-
 def test_small_asymmetry_is_averaged():
-    x = cloud("random", 9)
+    x = cloud_of("random", 9)
     d = torch.cdist(x, x)
     noisy = d * (1 + 2e-5 * torch.randn(9, 9, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(death_times(noisy, "precomputed"), death_times(x), rtol=1e-4)
@@ -482,3 +88,19 @@ def test_small_asymmetry_is_averaged():
 def test_names_are_at_the_top():
     for name in ("death_times", "minimum_spanning_tree", "TopologicalDensificationLoss"):
         assert name in relreps.__all__
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x, d: minimum_spanning_tree(x), ValueError, "`distances` must have shape"),
+        (lambda x, d: minimum_spanning_tree(d * math.nan), ValueError, "must not be NaN"),
+        (lambda x, d: minimum_spanning_tree(-d), ValueError, "not be negative, got -"),
+        (lambda x, d: minimum_spanning_tree(d.triu()), ValueError, "must be symmetric to 1e-4"),
+        (lambda x, d: minimum_spanning_tree(d, "kruskal"), ValueError, "'auto', 'closure', 'prim'"),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    x = cloud_of("random", 5)
+    with pytest.raises(error, match=message):
+        call(x, torch.cdist(x, x))

@@ -89,7 +89,7 @@ def test_a_narrower_hub_closes_cycles_on_what_it_holds():
 
 def test_two_spaces_are_ordinary_procrustes():
     rows = spaces((5, 5), core=5, noise=0.5)
-    hub = fitted(rows, 5, rescale=False, tolerance=0.0, max_rounds=1000)
+    hub = fitted(rows, 5, rescale=False, tolerance=0.0, max_iterations=1000)
     x, y = (side - side.mean(0) for side in rows)
     r, _ = scipy.linalg.orthogonal_procrustes(x.numpy(), y.numpy())
     close(
@@ -123,7 +123,9 @@ def test_rows_may_be_missing_and_are_not_looked_at(mask):
     w = torch.ones(3, 90)
     w[0, 60:] = w[1, :30] = w[2, 30:60] = 0
     holes = [x.masked_fill(u[:, None] == 0, torch.nan) for x, u in zip(rows, w, strict=True)]
-    hub = fitted(holes, 6, w.bool() if mask else w, rescale=False, tolerance=1e-16, max_rounds=3000)
+    hub = fitted(
+        holes, 6, w.bool() if mask else w, rescale=False, tolerance=1e-16, max_iterations=3000
+    )
     for i in range(3):
         for j in range(3):
             close(hub.translate(rows[i], i, j), rows[j], atol=1e-4, rtol=0)
@@ -203,9 +205,9 @@ def test_bad_calls():
     with pytest.raises(ValueError, match="`hub_features` must be at most the widths together, 8"):
         GeneralizedProcrustes([4, 4], 9)
     with pytest.warns(NumericalWarning, match="still falling after 1 rounds"):
-        fitted(spaces(noise=1.0), 6, max_rounds=1)
+        fitted(spaces(noise=1.0), 6, max_iterations=1)
     assert repr(hub) == (
-        "GeneralizedProcrustes([6, 6, 6], 6, rescale=True, tolerance=1e-09, max_rounds=200)"
+        "GeneralizedProcrustes([6, 6, 6], 6, rescale=True, tolerance=1e-09, max_iterations=200)"
     )
 
 

@@ -21,8 +21,9 @@ def test_a_planted_permutation_is_recovered(signed, pre):
     x, order = normal(50, 8) + 3, torch.randperm(8)
     signs = torch.where(torch.rand(8) < 0.5, -1.0, 1.0).double() if signed else torch.ones(8)
     y = (x * signs)[:, order] + 0.1 * normal(50, 8) - 7
-    t = PermutationTranslator(8, 8, signed, pre=pre).double().fit(x, y)
-    close(t.matrix, (torch.eye(8) * signs).double()[:, order])
+    t = PermutationTranslator(8, 8, signed=signed, pre=pre).double().fit(x, y)
+    units = y.std(0, correction=0) / x.std(0, correction=0)[:, None] if pre == "standard" else 1
+    close(t.matrix, (torch.eye(8) * signs).double()[:, order] * units)
     close(t.inverse(t(x)), x)
 
 
@@ -67,6 +68,6 @@ def test_features_that_do_not_vary_are_told():
 
 
 def test_repr_is_the_constructor_call():
-    assert repr(PermutationTranslator(3, 4, True)) == (
+    assert repr(PermutationTranslator(3, 4, signed=True)) == (
         "PermutationTranslator(3, 4, signed=True, pre='center')"
     )

@@ -20,8 +20,9 @@ from relreps import (
     linear_map,
     procrustes,
 )
+from relreps.correspondence import functional_map
 from relreps.parity import SGDAffineTranslator
-from relreps.translate import PermutationTranslator, RCSLSTranslator, functional_map
+from relreps.translate import PermutationTranslator, RCSLSTranslator
 
 close = torch.testing.assert_close
 SCALES = ["none", "umeyama", "norm"]
@@ -175,9 +176,10 @@ def test_umeyama_is_the_least_squares_scale(widths, allow_reflection, pre):
         widths = (widths[0], widths[0])
     x, y, _ = planted(*widths, scale=2.0, noise=1.0)
     t = fitted(x, y, scale="umeyama", pre=pre, allow_reflection=allow_reflection)
+    rotation = t.rotation
 
     def error(s):
-        t.scaling.fill_(s)
+        t.matrix.copy_(s * rotation)
         return float((t(x) - y).square().sum())
 
     found = float(t.scaling)
@@ -227,8 +229,10 @@ def test_inverse(widths, scale, pre):
         same(t(t.inverse(y)), y)
     if widths[0] > widths[1]:
         origin = t.inverse(t.mean_y)
-        shortest = (t.inverse(y) - origin) / t.std_x
-        dropped = torch.linalg.svd(t.rotation).U[:, widths[1] :]
+        units = [side.std(0, correction=0) if pre == "standard" else 1 for side in (x, y)]
+        shortest = (t.inverse(y) - origin) / units[0]
+        rotation = (t.rotation.mT * units[0]).mT / units[1]
+        dropped = torch.linalg.svd(rotation).U[:, widths[1] :]
         close(shortest @ dropped, torch.zeros(len(x), widths[0] - widths[1]).double())
 
 
@@ -467,11 +471,11 @@ def with_pairs(cls, *arguments, **options):
 
 
 FITTED = {
-    "procrustes": with_pairs(ProcrustesTranslator, "umeyama"),
+    "procrustes": with_pairs(ProcrustesTranslator, scale="umeyama"),
     "affine": with_pairs(AffineTranslator),
-    "sgd": with_pairs(SGDAffineTranslator, 20),
+    "sgd": with_pairs(SGDAffineTranslator, max_iterations=20),
     "permutation": with_pairs(PermutationTranslator),
-    "rcsls": with_pairs(RCSLSTranslator, steps=3),
+    "rcsls": with_pairs(RCSLSTranslator, max_iterations=3),
     "relative": with_pairs(InverseRelativeTranslator, 90),
     "relative-source": with_pairs(InverseRelativeTranslator, 90, rescale="source"),
     "refined": with_seeds(RefinedProcrustesTranslator),
@@ -564,3 +568,11 @@ def test_the_state_of_another_option_is_refused(make, saved, wanted, strict):
         other.load_state_dict(make(saved).state_dict(), strict=strict)
     close(other.state_dict(), before)
     make(saved).load_state_dict(make(saved).half().state_dict())
+
+
+def test_a_large_constant_feature_does_not_hide_one_that_varies():
+    x = torch.randn(50, 3)
+    x[:, 0] = 1e9
+    y = x[:, [1, 2]] / 2
+    t = AffineTranslator(3, 2, ridge=1e-9).fit(x, y)
+    close(t(x), y, atol=1e-4, rtol=0)

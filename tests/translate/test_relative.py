@@ -217,7 +217,8 @@ def test_repr_is_the_constructor_call():
     t = InverseRelativeTranslator(3, 4, 9, ridge=0.5, pruning=0.1, subspaces=2)
     text = repr(t).split("\n")[1].strip()
     assert text == (
-        "3, 4, 9, ridge=0.5, rescale='mean', pruning=0.1, prune_on='target', subspaces=2"
+        "3, 4, num_anchors=9, ridge=0.5, rescale='mean', pruning=0.1, prune_on='target', "
+        "subspaces=2"
     )
 
 

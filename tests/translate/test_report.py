@@ -8,13 +8,16 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 import relreps
-from relreps import ProcrustesTranslator, translation_report
+from relreps import ProcrustesTranslator, Translator, translation_report
 from relreps.metrics import recall_at_k
 from relreps.translate import scale_invariance_report
 
 
-class LeastSquares(nn.Module):
+class LeastSquares(Translator):
     """The outside oracle as a translator: the shortest least squares map with a bias."""
+
+    def __init__(self, width=12):
+        super().__init__(width, width)
 
     def fit(self, x, y):
         found = LinearRegression().fit(x.numpy(), y.numpy())
@@ -154,7 +157,7 @@ def test_bad_pairs_are_refused(arguments, message):
 
 
 def test_what_cannot_be_fitted_is_refused():
-    with pytest.raises(TypeError, match="`translator` must be a module that is fitted by `fit"):
+    with pytest.raises(TypeError, match=r"`translator` must be a `relreps\.Translator` that is"):
         translation_report(nn.Linear(4, 4), torch.randn(10, 4), torch.randn(10, 4))
 
 
@@ -162,7 +165,7 @@ def test_what_cannot_be_fitted_is_refused():
     "other", [relreps.RefinedProcrustesTranslator(4, 4), relreps.GeneralizedProcrustes([4, 4], 4)]
 )
 def test_what_needs_more_than_pairs_is_refused(other):
-    with pytest.raises(TypeError, match=r"called on rows, got .* Fit one that takes more"):
+    with pytest.raises(TypeError, match=r"on pairs, got .* Fit one that takes more"):
         translation_report(other, torch.randn(10, 4), torch.randn(10, 4))
 
 

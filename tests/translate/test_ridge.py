@@ -41,9 +41,9 @@ STREAMING = {
     "affine-ridge": (AffineTranslator, {"ridge": 0.1, "pre": "standard"}),
     "affine-gcv": (AffineTranslator, {"ridge": "gcv"}),
     "procrustes-ridge": (ProcrustesRidgeTranslator, {}),
-    "reduced-rank": (ReducedRankTranslator, {"rank": 2}),
+    "reduced-rank": (ReducedRankTranslator, {"max_rank": 2}),
     "l-ortho": (LOrthoTranslator, {"pre": "standard"}),
-    "cca": (CCATranslator, {"rank": 3}),
+    "cca": (CCATranslator, {"max_rank": 3}),
     "whitened": (WhitenedTranslator, {}),
 }
 each_streaming = pytest.mark.parametrize("case", STREAMING)
@@ -224,11 +224,11 @@ def test_ridge_is_that_of_scikit_learn(ridge, n):
     x, y = pairs(n=n)
     rest = x - x.mean(0)
     oracle = Ridge(float(ridge * rest.square().sum() / 6)).fit(x.numpy(), y.numpy())
-    t = fitted(AffineTranslator, x, y, ridge)
+    t = fitted(AffineTranslator, x, y, ridge=ridge)
     close(t(x), torch.from_numpy(oracle.predict(x.numpy())))
     oracle = Ridge(float(ridge * x.square().sum() / 6), fit_intercept=False)
     close(
-        fitted(LinearTranslator, x, y, ridge)(x),
+        fitted(LinearTranslator, x, y, ridge=ridge)(x),
         torch.from_numpy(oracle.fit(x.numpy(), y.numpy()).predict(x.numpy())),
     )
 
@@ -239,7 +239,7 @@ def test_leave_one_out_is_scikit_learns(n, noise):
     x, y = pairs(n=n, noise=noise)
     level = float((x - x.mean(0)).square().sum() / 6)
     oracle = RidgeCV([r * level for r in RIDGES]).fit(x.numpy(), y.numpy())
-    t = fitted(AffineTranslator, x, y, "loo")
+    t = fitted(AffineTranslator, x, y, ridge="loo")
     assert float(t.penalty) == pytest.approx(oracle.alpha_ / level)
     close(t(x), torch.from_numpy(oracle.predict(x.numpy())))
 
@@ -263,7 +263,7 @@ def brute_force(x, y, ridge, pre):
 def test_leave_one_out_is_exact(cls, n):
     x, y = pairs(n=n, noise=5.0)
     scores = [brute_force(x, y, ridge, cls is AffineTranslator) for ridge in RIDGES]
-    t = fitted(cls, x, y, "loo")
+    t = fitted(cls, x, y, ridge="loo")
     assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
 
 
@@ -280,7 +280,7 @@ def test_gcv_is_its_formula(n, pre):
         penalised = a.mT @ a + ridge * level * torch.eye(6).double()
         hat = a @ torch.linalg.solve(penalised, a.mT) + 1 / n
         scores.append(((eye - hat) @ b).square().sum() / (n - hat.trace()) ** 2)
-    t = fitted(AffineTranslator, x, y, "gcv", pre=pre)
+    t = fitted(AffineTranslator, x, y, ridge="gcv", pre=pre)
     assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
 
 
@@ -291,7 +291,7 @@ def test_a_chosen_ridge_does_not_collapse_where_least_squares_does(ridge, n, sha
     decay = torch.arange(1, 41).double() ** -1
     x = normal(n + 500, 40) * decay
     y = x @ torch.linalg.qr(normal(40, 40)).Q + 0.03 * normal(n + 500, 40)
-    t = fitted(AffineTranslator, x[:n], y[:n], ridge)
+    t = fitted(AffineTranslator, x[:n], y[:n], ridge=ridge)
     error = (t(x[n:]) - y[n:]).square().sum()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalWarning)
@@ -302,12 +302,14 @@ def test_a_chosen_ridge_does_not_collapse_where_least_squares_does(ridge, n, sha
 
 def test_the_limits_of_the_ridge():
     x, y = pairs()
-    plain, tiny, huge = (fitted(AffineTranslator, x, y, ridge) for ridge in (0.0, 1e-12, 1e12))
+    plain, tiny, huge = (
+        fitted(AffineTranslator, x, y, ridge=ridge) for ridge in (0.0, 1e-12, 1e12)
+    )
     close(tiny(x), plain(x))
     close(huge(x), y.mean(0).expand_as(y), atol=1e-9, rtol=1e-9)
     prior = fitted(ProcrustesTranslator, x, y, scale="umeyama")
-    close(fitted(ProcrustesRidgeTranslator, x, y, 1e12)(x), prior(x))
-    close(fitted(ProcrustesRidgeTranslator, x, y, 0.0)(x), plain(x))
+    close(fitted(ProcrustesRidgeTranslator, x, y, ridge=1e12)(x), prior(x))
+    close(fitted(ProcrustesRidgeTranslator, x, y, ridge=0.0)(x), plain(x))
 
 
 def test_towards_procrustes_is_at_least_as_good_as_both_ends():
@@ -370,7 +372,7 @@ def test_cca_of_rank_r_regresses_on_the_first_canonical_variates():
     oracle = CCA(2, max_iter=100_000, tol=1e-20).fit(x.numpy(), y.numpy())
     variates = torch.from_numpy(oracle.transform(x.numpy()))
     wanted = LinearRegression().fit(variates.numpy(), y.numpy()).predict(variates.numpy())
-    t = fitted(CCATranslator, x, y, rank=2)
+    t = fitted(CCATranslator, x, y, max_rank=2)
     close(t(x), torch.from_numpy(wanted), atol=1e-5, rtol=1e-5)
     assert int(t.rank) == 2
 
@@ -424,7 +426,7 @@ def test_too_few_pairs_for_correlations(cls):
         (AffineTranslator, {"ridge": "gcv"}),
         (AffineTranslator, {"ridge": "loo"}),
         (ProcrustesRidgeTranslator, {}),
-        (ReducedRankTranslator, {"rank": 3}),
+        (ReducedRankTranslator, {"max_rank": 3}),
         (LOrthoTranslator, {}),
         (CCATranslator, {"ridge": 0.01}),
         (WhitenedTranslator, {}),
@@ -454,12 +456,12 @@ def test_rank_is_reported_and_warned_about():
 
 def test_an_inverse_that_does_not_exist_names_the_rank():
     x, y = normal(5, 10), normal(5, 10)
-    t = fitted(AffineTranslator, x, y, 0.1)
+    t = fitted(AffineTranslator, x, y, ridge=0.1)
     with pytest.raises(
         ValueError, match=r"AffineTranslator has no inverse: it carries 4 of 10 dir"
     ):
         t.inverse(y)
-    fresh = AffineTranslator(10, 10, 0.1).double()
+    fresh = AffineTranslator(10, 10, ridge=0.1).double()
     fresh.load_state_dict(t.state_dict())
     with pytest.raises(ValueError, match="no inverse"):
         fresh.inverse(y)
@@ -489,7 +491,7 @@ def test_there_and_back_between_real_widths(sides):
         t = fitted(AffineTranslator, x, y)
     close(t(x), y, atol=1e-9, rtol=1e-9)
     close(t(t.inverse(y)), y, atol=1e-8, rtol=1e-8)
-    close(fitted(AffineTranslator, y, x, 1e-6)(y).norm(), x.norm(), atol=0, rtol=1e-4)
+    close(fitted(AffineTranslator, y, x, ridge=1e-6)(y).norm(), x.norm(), atol=0, rtol=1e-4)
 
 
 def test_constant_features_are_ignored():
@@ -554,7 +556,7 @@ def test_leave_one_out_with_weights_is_the_minimum_of_the_weighted_error():
             m = torch.linalg.solve(a.mT @ a + ridge * level * eye, a.mT @ b)
             total += weights[i] * ((x[i] - mx) @ m + my - y[i]).square().sum()
         scores.append(total)
-    t = fitted(AffineTranslator, x, y, "loo", weights=weights)
+    t = fitted(AffineTranslator, x, y, ridge="loo", weights=weights)
     assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
 
 
@@ -625,7 +627,7 @@ def test_moments_remember_rounding_and_weights(case, dtype):
         warnings.simplefilter("ignore", NumericalWarning)
         solved, t = build(case).solve(moments), build(case).fit(x, y, weights)
     assert solved.rank == t.rank
-    assert t.rank == 5 or "rank" in STREAMING[case][1]
+    assert t.rank == 5 or "max_rank" in STREAMING[case][1]
     close(state(solved), state(t), atol=1e-8, rtol=1e-8)
 
 
@@ -702,7 +704,7 @@ def test_constant_data_is_refused(case, constant):
 
 def test_leave_one_out_refuses_a_stream():
     x, y = pairs()
-    t = AffineTranslator(6, 5, "loo").double()
+    t = AffineTranslator(6, 5, ridge="loo").double()
     with pytest.raises(ValueError, match=r"`ridge='loo'` leaves out one pair at a time.*'gcv'"):
         t.partial_fit(x, y)
     t.fit(x, y)
@@ -714,7 +716,7 @@ def test_leave_one_out_refuses_a_stream():
 def test_blocks_of_unit_rows_and_autocast_change_nothing(case, monkeypatch):
     x, y = (side.float() for side in pairs())
     whole = build(case).float().fit(x, y)
-    monkeypatch.setattr("relreps.translate.base._UNIT_ROWS", 16)
+    monkeypatch.setattr("relreps.translate.matrix._UNIT_ROWS", 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         t = build(case).float().fit(x, y)
         inside = t(x)
@@ -736,7 +738,7 @@ def test_many_steps_of_sgd_reach_least_squares():
     x = normal(60, 4)
     y = x @ normal(4, 3) + 2
     exact = fitted(AffineTranslator, x, y)
-    near = fitted(SGDAffineTranslator, x, y, steps=3000, lr=1e-2)
+    near = fitted(SGDAffineTranslator, x, y, max_iterations=3000, lr=1e-2)
     close(near(x), exact(x), atol=1e-5, rtol=1e-5)
     few = fitted(SGDAffineTranslator, x, y)
     assert (few(x) - y).norm() > 0.1 * (y - y.mean(0)).norm()  # as published: stopped early
@@ -748,7 +750,9 @@ def test_sgd_is_repeatable_and_weighted():
 
     def fit(x, y, w=None):
         generator = torch.Generator().manual_seed(3)
-        return SGDAffineTranslator(6, 5, 50, generator=generator).double().fit(x, y, w)
+        return (
+            SGDAffineTranslator(6, 5, max_iterations=50).double().fit(x, y, w, generator=generator)
+        )
 
     close(fit(x, y)(x), fit(x, y)(x), atol=0, rtol=0)
     repeated = fit(x.repeat_interleave(times, 0), y.repeat_interleave(times, 0))
@@ -769,7 +773,11 @@ def test_sgd_works_where_gradients_are_off(mode):
 
     def fit():
         generator = torch.Generator().manual_seed(3)
-        return SGDAffineTranslator(6, 5, 3, generator=generator).double().fit(1 * x, 1 * y)
+        return (
+            SGDAffineTranslator(6, 5, max_iterations=3)
+            .double()
+            .fit(1 * x, 1 * y, generator=generator)
+        )
 
     with mode():
         t = fit()
@@ -784,23 +792,51 @@ def test_sgd_works_where_gradients_are_off(mode):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: AffineTranslator(3, 4, -1), ValueError, r"`ridge` must be in \[0, inf\], got -1"),
-        (lambda: AffineTranslator(3, 4, float("inf")), ValueError, "`ridge` must be finite"),
-        (lambda: AffineTranslator(3, 4, "gvc"), ValueError, "`ridge` must be .*mean 'gcv'"),
-        (lambda: AffineTranslator(3, 4, None), TypeError, "`ridge` must be a number, got NoneTy"),
+        (
+            lambda: AffineTranslator(3, 4, ridge=-1),
+            ValueError,
+            r"`ridge` must be in \[0, inf\], got -1",
+        ),
+        (lambda: AffineTranslator(3, 4, ridge=float("inf")), ValueError, "`ridge` must be finite"),
+        (lambda: AffineTranslator(3, 4, ridge="gvc"), ValueError, "`ridge` must be .*mean 'gcv'"),
+        (
+            lambda: AffineTranslator(3, 4, ridge=None),
+            TypeError,
+            "`ridge` must be a number, got NoneTy",
+        ),
         (lambda: AffineTranslator(3, 4, pre=None), ValueError, "`pre` must be one of 'center'"),
-        (lambda: LinearTranslator(3, 4, pre="center"), ValueError, "`pre` must be one of None"),
-        (lambda: ReducedRankTranslator(3, 4, 0), ValueError, "`rank` must be at least 1, got 0"),
+        (
+            lambda: LinearTranslator(3, 4, pre="center"),
+            ValueError,
+            "`pre` must be one of 'unit', None",
+        ),
+        (
+            lambda: ReducedRankTranslator(3, 4, 0),
+            ValueError,
+            "`max_rank` must be at least 1, got 0",
+        ),
         (
             lambda: ReducedRankTranslator(3, 4, 4),
             ValueError,
-            r"`rank` must be at most .* = 3, got 4",
+            r"`max_rank` must be at most .* = 3, got 4",
         ),
-        (lambda: CCATranslator(3, 4, 4), ValueError, "`rank` must be at most"),
-        (lambda: WhitenedTranslator(3, 4, 2.0), ValueError, r"`reweight` must be in \[0, 1\]"),
-        (lambda: SGDAffineTranslator(3, 4, 0), ValueError, "`steps` must be at least 1"),
+        (lambda: CCATranslator(3, 4, max_rank=4), ValueError, "`max_rank` must be at most"),
+        (
+            lambda: WhitenedTranslator(3, 4, reweight=2.0),
+            ValueError,
+            r"`reweight` must be in \[0, 1\]",
+        ),
+        (
+            lambda: SGDAffineTranslator(3, 4, max_iterations=0),
+            ValueError,
+            "`max_iterations` must be at least 1",
+        ),
         (lambda: SGDAffineTranslator(3, 4, lr=0.0), ValueError, "`lr` must be positive"),
-        (lambda: SGDAffineTranslator(3, 4, generator=1), TypeError, "`generator` must be a torch"),
+        (
+            lambda: SGDAffineTranslator(3, 4).fit(*pairs(), generator=1),
+            TypeError,
+            "`generator` must be a torch",
+        ),
         (lambda: LOrthoTranslator(3, 4, allow_reflection=False), ValueError, "equal widths"),
     ],
 )

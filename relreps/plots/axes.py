@@ -35,3 +35,10 @@ def new_axes(ax: Axes | None, purpose: str) -> Axes:
     figure = pyplot.figure(layout="constrained")
     new: Axes = figure.add_subplot()
     return new
+
+
+def finish(ax: Axes, title: str | None) -> Axes:
+    """The same axes with their title, if there is one."""
+    if title is not None:
+        ax.set_title(title)
+    return ax

@@ -6,7 +6,8 @@ import torch
 from sklearn.cross_decomposition import CCA
 
 from relreps import NumericalWarning
-from relreps.metrics import mean_cca, pwcca, svcca
+from relreps.metrics import mean_cca, pwcca, regression_r2, shape_distance, svcca
+from tests._data import orthogonal
 
 N = 200
 close = torch.testing.assert_close
@@ -120,6 +121,41 @@ def test_units_of_the_features_decide_no_rank(measure, column):
     stretched[:, column] *= 1e6
     got = measure(stretched.float(), y.float())
     close(got.double(), measure(stretched, y), atol=1e-5, rtol=0)
+
+
+def by_shape(x, y):
+    return shape_distance(x, y, alpha=0)
+
+
+RANKED = {
+    "mean_cca": mean_cca,
+    "pwcca": lambda x, y: pwcca(y, x),  # which an invertible map of its second space alone leaves
+    "regression_r2": regression_r2,
+    "shape_distance": by_shape,
+}
+each_ranked = pytest.mark.parametrize("measure", RANKED.values(), ids=RANKED)
+
+
+@each_ranked
+def test_many_rows_cost_no_direction(measure):
+    """A map of condition 1000 is invertible in float32, however many rows there are."""
+    x = torch.randn(20_000, 16, dtype=torch.float64)
+    y = x @ torch.randn(16, 16, dtype=torch.float64) + 3 * torch.randn(20_000, 16).double()
+    spread = torch.logspace(0, -3, 16, dtype=torch.float64)
+    stretch = (orthogonal(16) * spread) @ orthogonal(16)
+    wanted = measure(x, y)
+    close(measure(x @ stretch, y), wanted)
+    close(measure((x @ stretch).float(), y.float()).double(), wanted, atol=1e-6, rtol=0)
+
+
+@each_ranked
+@pytest.mark.parametrize("mean", [0, 1e2, 1e4, 1e6])
+def test_a_mean_makes_no_directions_of_rounding(measure, mean):
+    """Columns that repeat others, rounded about a mean far larger than what they do."""
+    x = torch.randn(N, 8, dtype=torch.float64)
+    y = x[:, :4] + torch.randn(N, 4, dtype=torch.float64)
+    more = torch.cat((x, x @ torch.randn(8, 3, dtype=torch.float64)), 1) + mean
+    close(measure(more.float(), y.float()).double(), measure(x, y), atol=2e-3, rtol=0)
 
 
 def test_rcond_drops_weak_directions():

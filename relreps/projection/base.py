@@ -1,0 +1,46 @@
+"""What projections have in common: what is kept of anchors is computed before any is written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+
+class Projection(nn.Module, ABC):
+    """Rows ``(..., D)`` to codes for anchors that are given once, or at the call.
+
+    `state_of` takes from anchors what a call needs, and changes nothing; `remember` keeps it. So
+    anchors can be refused, by one projection or by one of several, without having touched any.
+    """
+
+    in_features: int
+    num_anchors: int
+    anchors: Any  # the rows ``(A, D)``: a buffer, or put together of those of the parts
+
+    def set_anchors(self, anchors: Tensor) -> Self:
+        """Copy anchors ``(A, D)``, and refit on them what depends on them.
+
+        On an error nothing changes.
+        """
+        self.remember(self.state_of(anchors, check=True))
+        return self
+
+    @abstractmethod
+    def project(self, x: Tensor, anchors: Tensor) -> Tensor:
+        """Code of ``x`` for anchors given at the call: gradients reach them, no state is used."""
+
+    @abstractmethod
+    def state_of(self, anchors: Tensor, *, check: bool = False) -> Any:
+        """What `remember` keeps of anchors ``(A, D)``; nothing is written, no gradient recorded.
+
+        Args:
+            anchors: One row for each of the anchors.
+            check: Look at values, and raise where they cannot be used; otherwise it never waits for
+                the device, for use inside a ``forward``.
+        """
+
+    @abstractmethod
+    def remember(self, state: Any) -> None:
+        """Keep what `state_of` gave, for `forward`."""

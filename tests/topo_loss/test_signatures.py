@@ -1,0 +1,71 @@
+"""The signature loss: the edges that connect each of two clouds."""
+
+import numpy as np
+import pytest
+import torch
+
+from relreps import SignatureLoss
+from relreps.topo_loss import signature_loss
+from tests.topo_loss._clouds import METRICS, close, cloud, matrix, tree
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("squared", [True, False])
+def test_the_signature_loss_is_its_formula(metric, squared):
+    x, z = cloud(12, 5), cloud(12, 3)
+    dx, dz = (d / d.max() for d in (matrix(x, metric), matrix(z, metric)))
+    norms = [np.square(dx[at] - dz[at]).sum() for at in (tree(dx)[0], tree(dz)[0])]
+    wanted = sum(norms if squared else np.sqrt(norms)) / 2
+    value = signature_loss(x, z, metric=metric, squared=squared)
+    close(value, torch.tensor(wanted))
+
+
+def test_the_signature_loss_without_a_unit_and_with_a_learned_one():
+    x, z = cloud(12, 5), cloud(12, 3)
+    dx, dz = matrix(x), matrix(z)
+    ex, ez = tree(dx)[0], tree(dz)[0]
+
+    def value(dx, dz):
+        return torch.tensor(sum(np.square(dx[at] - dz[at]).sum() for at in (ex, ez)) / 2)
+
+    close(SignatureLoss(normalize="none")(x, z), value(dx, dz))
+    learned = SignatureLoss(normalize="learned").double()
+    close(learned(x, z), value(dx / dx.max(), dz))
+    learned.scale.data.fill_(3.0)
+    close(learned(x, z), value(dx / dx.max(), dz / 3))
+    learned(x, z).backward()
+    assert learned.scale.grad != 0
+    assert torch.autograd.gradcheck(
+        lambda z, s: signature_loss(x, z, normalize="learned", scale=s),
+        (z.requires_grad_(), learned.scale),
+    )
+    fresh = SignatureLoss(normalize="learned")
+    fresh.load_state_dict(learned.state_dict())
+    assert fresh.scale == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: signature_loss(torch.ones(3, 2), torch.ones(3, 2), scale=2.0), "`scale` .* 'max'"),
+        (
+            lambda: signature_loss(torch.ones(3, 2), torch.ones(3, 2), normalize="learned"),
+            "`scale` must be given",
+        ),
+        (
+            lambda: signature_loss(
+                torch.ones(3, 2), torch.ones(3, 2), normalize="learned", scale=0.0
+            ),
+            "`scale` must be positive",
+        ),
+        (lambda: SignatureLoss(normalize="maximum"), "`normalize` .* 'max'"),
+        (lambda: SignatureLoss(metric="l3"), "`metric`"),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_repr_names_the_options():
+    assert str(SignatureLoss()) == "SignatureLoss(metric='l2', normalize='max', squared=True)"
