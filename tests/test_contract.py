@@ -374,3 +374,11 @@ def test_the_contract_can_fail(check):
         CONTRACT[check](broken, x)
     for other in CONTRACT.keys() - {check, *ALSO.get(check, ())}:
         CONTRACT[other](broken, x)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_constructor_arguments_are_attributes_under_their_own_names(case):
+    module = CASES[case]()
+    parameters = inspect.signature(type(module)).parameters.values()
+    named = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL}
+    assert not {name for name in named if not hasattr(module, name)}

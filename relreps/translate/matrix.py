@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.blocks import rows_at_once
 from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
 from relreps._core.rounding import is_constant, rank_tolerance, rounding_of, safe_reciprocal
 from relreps._core.state import check_fits
@@ -23,9 +24,6 @@ from relreps.normalization import Affine, Center, Normalizer, StandardScale, Uni
 from relreps.translate.base import Translator
 
 Preprocessing = Literal["center", "standard", "unit"] | Normalizer
-
-#: Rows that are brought to length one at a time, so that they need little memory.
-_UNIT_ROWS = 8192
 
 _NAMED: dict[str | None, Callable[[int], Normalizer] | None] = {
     "center": Center,
@@ -235,8 +233,9 @@ class MatrixTranslator(Translator):
 
         def take_unit(*rows: Tensor) -> RowMoments:
             parts = []
-            for start in range(0, max(len(rows[0]), 1), _UNIT_ROWS):
-                some = slice(start, start + _UNIT_ROWS)
+            step = rows_at_once(max(self.in_features, self.out_features), torch.float64, x.device)
+            for start in range(0, max(len(rows[0]), 1), step):
+                some = slice(start, start + step)
                 wide = [as_float64(r[some]) for r in rows]
                 lengths = (torch.linalg.vector_norm(r, dim=-1)[:, None] for r in wide)
                 w = None if weights is None else weights[some]

@@ -716,7 +716,8 @@ def test_leave_one_out_refuses_a_stream():
 def test_blocks_of_unit_rows_and_autocast_change_nothing(case, monkeypatch):
     x, y = (side.float() for side in pairs())
     whole = build(case).float().fit(x, y)
-    monkeypatch.setattr("relreps.translate.matrix._UNIT_ROWS", 16)
+    for name in ("_MOST", "_LEAST"):
+        monkeypatch.setattr(f"relreps._core.blocks.{name}", 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         t = build(case).float().fit(x, y)
         inside = t(x)
