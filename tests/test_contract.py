@@ -380,5 +380,5 @@ def test_the_contract_can_fail(check):
 def test_constructor_arguments_are_attributes_under_their_own_names(case):
     module = CASES[case]()
     parameters = inspect.signature(type(module)).parameters.values()
-    named = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL}
+    named = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     assert not {name for name in named if not hasattr(module, name)}
