@@ -1,9 +1,12 @@
 """What is compared: each of ours with the bare product it rests on, and with named libraries.
 
-`bench_*.py` times these with pytest-benchmark, `ratios.py` in interleaved pairs, `memory.py`
-measures what they take beyond their input. Latentis takes twenty further packages to import: it is
-a peer of the orthogonal translator where it is installed, and its relative projection is the
-product of two normalised matrices that stands here as a peer of the cosine.
+Nothing here makes a tensor before it is asked to: a comparison knows the names of its calls, and
+builds them when it is run. `bench.py` times them with pytest-benchmark, `ratios.py` in interleaved
+pairs; `memory.py` measures what they take beyond their input.
+
+Latentis takes twenty further packages to import: it is a peer of the orthogonal translator where it
+is installed, and its relative projection is the product of two normalised matrices that stands here
+as a peer of the cosine.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
@@ -39,19 +41,39 @@ Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
+class Build:
+    """Makes the calls of these names; given true, with sizes that are done in seconds."""
+
+    names: tuple[str, ...]
+    make: Callable[[bool], tuple[Call, ...]]
+
+    def __call__(self, quick: bool) -> dict[str, Call]:
+        return dict(zip(self.names, self.make(quick), strict=True))
+
+
+def calls(*names: str) -> Callable[[Callable[[bool], tuple[Call, ...]]], Build]:
+    """Names what a function builds: ours, the peer that the target is about, further peers."""
+    return lambda make: Build(names, make)
+
+
+def installed(package: str, name: str) -> tuple[str, ...]:
+    """The name of a call to a package, if it is installed."""
+    return (name,) if importlib.util.find_spec(package) else ()
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Calls that do the same work.
 
     Args:
         name: What is done, on what sizes.
         small: The same with the smaller sizes, if it has any.
-        build: Makes the calls by name: ours, the peer that the target is about, further peers.
-            Given true, it takes sizes that are done in seconds.
+        build: Makes the calls.
         target: Most that ours may take, as a multiple of that peer; None to report only.
     """
 
     name: str
-    build: Callable[[bool], dict[str, Call]]
+    build: Build
     target: float | None = None
     small: str | None = None
 
@@ -80,48 +102,50 @@ def normal(*shape: int) -> Tensor:
 BATCH, WIDTH, ANCHORS = 1024, 768, 768
 
 
-def forward(similarity: str, further: bool = False) -> Callable[[bool], dict[str, Call]]:
-    def build(quick: bool) -> dict[str, Call]:
+def forward(similarity: str, further: bool = False) -> Build:
+    peers = ("F.normalize(x) @ F.normalize(a).T", "sklearn cosine_similarity") if further else ()
+
+    @calls("relreps", "x @ a.T", *peers)
+    def build(quick: bool) -> tuple[Call, ...]:
         x, anchors = normal(BATCH, WIDTH), normal(ANCHORS, WIDTH)
         projection = RelativeProjection.from_anchors(anchors, similarity)
-        calls: dict[str, Call] = {
-            "relreps": lambda: projection(x),
-            "x @ a.T": lambda: x @ anchors.T,
-        }
-        if further:
-            calls["F.normalize(x) @ F.normalize(a).T"] = lambda: (
-                F.normalize(x, dim=-1) @ F.normalize(anchors, dim=-1).T
-            )
-            x_np, anchors_np = x.numpy(), anchors.numpy()
-            calls["sklearn cosine_similarity"] = lambda: cosine_similarity(x_np, anchors_np)
-        return calls
+        x_np, anchors_np = x.numpy(), anchors.numpy()
+        found = (
+            lambda: projection(x),
+            lambda: x @ anchors.T,
+            lambda: F.normalize(x, dim=-1) @ F.normalize(anchors, dim=-1).T,
+            lambda: cosine_similarity(x_np, anchors_np),
+        )
+        return found[: 2 + len(peers)]
 
     return build
 
 
-def backward(similarity: str) -> Callable[[bool], dict[str, Call]]:
-    def build(quick: bool) -> dict[str, Call]:
+def backward(similarity: str) -> Build:
+    @calls("relreps", "x @ a.T")
+    def build(quick: bool) -> tuple[Call, ...]:
         x = normal(BATCH, WIDTH).clone().requires_grad_()
         anchors, upstream = normal(ANCHORS, WIDTH), torch.randn(BATCH, ANCHORS)
         projection = RelativeProjection.from_anchors(anchors, similarity)
-        return {
-            "relreps": lambda: torch.autograd.grad(projection(x), x, upstream),
-            "x @ a.T": lambda: torch.autograd.grad(x @ anchors.T, x, upstream),
-        }
+        return (
+            lambda: torch.autograd.grad(projection(x), x, upstream),
+            lambda: torch.autograd.grad(x @ anchors.T, x, upstream),
+        )
 
     return build
 
 
-def distance(similarity: str, metric: str) -> Callable[[bool], dict[str, Call]]:
-    def build(quick: bool) -> dict[str, Call]:
+def distance(similarity: str, metric: str) -> Build:
+    @calls("relreps", f"scipy cdist, {metric}", "x @ a.T")
+    def build(quick: bool) -> tuple[Call, ...]:
         x, anchors = normal(BATCH, WIDTH), normal(ANCHORS, WIDTH)
         projection = RelativeProjection.from_anchors(anchors, similarity)
         x_np, anchors_np = x.double().numpy(), anchors.double().numpy()
-        return {
-            "relreps": lambda: projection(x),
-            f"scipy cdist, {metric}": lambda: cdist(x_np, anchors_np, metric),
-            "x @ a.T": lambda: x @ anchors.T,
-        }
+        return (
+            lambda: projection(x),
+            lambda: cdist(x_np, anchors_np, metric),
+            lambda: x @ anchors.T,
+        )
 
     return build
 
@@ -155,15 +179,16 @@ def chunked_topk(x: Tensor, anchors: Tensor, k: int, chunk: int = 8192) -> tuple
     return values, indices
 
 
-def sparse(csr: bool) -> Callable[[bool], dict[str, Call]]:
-    def build(quick: bool) -> dict[str, Call]:
+def sparse(csr: bool) -> Build:
+    @calls("relreps", "chunked matmul + topk")
+    def build(quick: bool) -> tuple[Call, ...]:
         x = F.normalize(normal(1024, 64), dim=-1)
         anchors = F.normalize(normal(40_000 if quick else 200_000, 64), dim=-1)
         projection = SparseRelativeProjection(64, len(anchors), 100).set_anchors(anchors)
-        return {
-            "relreps": (lambda: projection(x)) if csr else (lambda: projection.topk(x)),
-            "chunked matmul + topk": lambda: chunked_topk(x, anchors, 100),
-        }
+        return (
+            (lambda: projection(x)) if csr else (lambda: projection.topk(x)),
+            lambda: chunked_topk(x, anchors, 100),
+        )
 
     return build
 
@@ -193,18 +218,20 @@ def chunked_squares(x: Tensor, chunk: int = 1024) -> Tensor:
     return total
 
 
-def standard(quick: bool) -> dict[str, Call]:
+@calls("relreps", "x.square().sum(0)", "chunked x.square().sum(0)", "sklearn StandardScaler.fit")
+def standard(quick: bool) -> tuple[Call, ...]:
     x = rows(quick)
     ours, theirs = StandardScale(x.shape[1]), x.numpy()
-    return {
-        "relreps": lambda: ours.fit(x),
-        "x.square().sum(0)": lambda: x.square().sum(0),
-        "chunked x.square().sum(0)": lambda: chunked_squares(x),
-        "sklearn StandardScaler.fit": lambda: StandardScaler().fit(theirs),
-    }
+    return (
+        lambda: ours.fit(x),
+        lambda: x.square().sum(0),
+        lambda: chunked_squares(x),
+        lambda: StandardScaler().fit(theirs),
+    )
 
 
-def standard_streamed(quick: bool) -> dict[str, Call]:
+@calls("relreps", "sklearn StandardScaler.partial_fit")
+def standard_streamed(quick: bool) -> tuple[Call, ...]:
     x = rows(quick)
     chunks = x.split(10_000)
     arrays = np.array_split(x.numpy(), len(chunks))
@@ -213,16 +240,17 @@ def standard_streamed(quick: bool) -> dict[str, Call]:
         for part in parts:  # type: ignore[attr-defined]
             scaler.partial_fit(part)
 
-    return {
-        "relreps": lambda: stream(StandardScale(x.shape[1]), chunks),
-        "sklearn StandardScaler.partial_fit": lambda: stream(StandardScaler(), arrays),
-    }
+    return (
+        lambda: stream(StandardScale(x.shape[1]), chunks),
+        lambda: stream(StandardScaler(), arrays),
+    )
 
 
-def whitening(quick: bool) -> dict[str, Call]:
+@calls("relreps", "x.T @ x")
+def whitening(quick: bool) -> tuple[Call, ...]:
     x = rows(quick)
     ours = Whiten(x.shape[1])
-    return {"relreps": lambda: ours.fit(x), "x.T @ x": lambda: x.T @ x}
+    return lambda: ours.fit(x), lambda: x.T @ x
 
 
 FITS = [
@@ -237,19 +265,24 @@ FITS = [
 # Translation.
 
 
-def translation(quick: bool) -> dict[str, Call]:
+@calls("relreps", "x @ r")
+def translation(quick: bool) -> tuple[Call, ...]:
     x, y = normal(4096, 768), normal(4097, 768)[:4096]
     translator = ProcrustesTranslator(768, 768).fit(x, y)
     rotation = translator.rotation.to(x.dtype)
-    return {"relreps": lambda: translator(x), "x @ r": lambda: x @ rotation}
+    return lambda: translator(x), lambda: x @ rotation
 
 
-def translator_fit(
-    make: type, dtype: torch.dtype, peers: Callable[[Tensor, Tensor], dict[str, Call]]
-) -> Callable[[bool], dict[str, Call]]:
+Peers = tuple[tuple[str, ...], Callable[[Tensor, Tensor], tuple[Call, ...]]]
+
+
+def translator_fit(make: type, dtype: torch.dtype, peers: Peers) -> Build:
     """A stream of float32 pairs, against the products and the SVD in the given type."""
+    kind = str(dtype).removeprefix("torch.")
+    names, further = peers
 
-    def build(quick: bool) -> dict[str, Call]:
+    @calls("relreps", f"three {kind} products and an SVD", *names)
+    def build(quick: bool) -> tuple[Call, ...]:
         n = 20_000 if quick else 100_000
         x, y = normal(n, 384), normal(n + 1, 384)[:n]
         wide_x, wide_y = x.to(dtype), y.to(dtype)
@@ -266,36 +299,33 @@ def translator_fit(
             wide_y.T @ wide_y
             torch.linalg.svd(cross)
 
-        kind = str(dtype).removeprefix("torch.")
-        return {"relreps": stream, f"three {kind} products and an SVD": products, **peers(x, y)}
+        return stream, products, *further(x, y)
 
     return build
 
 
-def orthogonal_peers(x: Tensor, y: Tensor) -> dict[str, Call]:
+def orthogonal(x: Tensor, y: Tensor) -> tuple[Call, ...]:
     x_np, y_np = x.numpy(), y.numpy()
 
     def scipy_fit() -> None:
         orthogonal_procrustes(x_np - x_np.mean(0), y_np - y_np.mean(0))
 
-    calls: dict[str, Call] = {"scipy orthogonal_procrustes, centred": scipy_fit}
-    if importlib.util.find_spec("latentis"):
-        from latentis.transform.translate.functional import svd_align_state
+    if not LATENTIS:
+        return (scipy_fit,)
+    from latentis.transform.translate.functional import svd_align_state
 
-        calls["latentis svd_align_state, centred"] = lambda: svd_align_state(
-            x - x.mean(0), y - y.mean(0)
-        )
-    return calls
+    return scipy_fit, lambda: svd_align_state(x - x.mean(0), y - y.mean(0))
 
 
-def ridge_peer(x: Tensor, y: Tensor) -> dict[str, Call]:
+def ridge(x: Tensor, y: Tensor) -> tuple[Call, ...]:
     x_np, y_np = x.numpy(), y.numpy()
-    return {"sklearn Ridge.fit": lambda: Ridge().fit(x_np, y_np)}
+    return (lambda: Ridge().fit(x_np, y_np),)
 
 
-def no_peers(x: Tensor, y: Tensor) -> dict[str, Call]:
-    return {}
-
+LATENTIS = installed("latentis", "latentis svd_align_state, centred")
+ORTHOGONAL: Peers = (("scipy orthogonal_procrustes, centred", *LATENTIS), orthogonal)
+RIDGE: Peers = (("sklearn Ridge.fit",), ridge)
+NO_PEERS: Peers = ((), lambda x, y: ())
 
 TRANSLATION = [
     Comparison("ProcrustesTranslator, 4096 x 768 to 768", translation, 1.10),
@@ -307,30 +337,11 @@ TRANSLATION = [
             f"{make.__name__} streamed, 20 000 x 384 to 384",
         )
         for make, dtype, peers in (
-            (ProcrustesTranslator, torch.float32, orthogonal_peers),
-            (AffineTranslator, torch.float64, ridge_peer),
-            (CCATranslator, torch.float64, no_peers),
+            (ProcrustesTranslator, torch.float32, ORTHOGONAL),
+            (AffineTranslator, torch.float64, RIDGE),
+            (CCATranslator, torch.float64, NO_PEERS),
         )
     ),
 ]
 
 COMPARISONS = [*PROJECTION, *SPARSE, *FITS, *TRANSLATION]
-
-
-# For pytest-benchmark, at the smaller sizes.
-
-
-def parameters(comparisons: list[Comparison]) -> list[tuple[str, str, Call]]:
-    """Group, name and call of each."""
-    return [
-        (comparison.small or comparison.name, name, call)
-        for comparison in comparisons
-        for name, call in comparison.build(True).items()
-    ]
-
-
-def measure(benchmark: BenchmarkFixture, group: str, name: str, call: Call) -> None:
-    """Time one call, next to the others of its group."""
-    benchmark.group, benchmark.name = group, name
-    call()
-    benchmark(call)

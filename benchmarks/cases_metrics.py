@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cases import Call, Comparison, normal
+from cases import Call, Comparison, calls, normal
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
@@ -32,32 +32,36 @@ def products(*pairs: tuple[Tensor, Tensor]) -> Call:
     return call
 
 
-def reciprocal_rank(quick: bool) -> dict[str, Call]:
+@calls("relreps", "chunked x @ y.T")
+def reciprocal_rank(quick: bool) -> tuple[Call, ...]:
     x, y = spaces(quick)
-    return {
-        "relreps": lambda: mean_reciprocal_rank(x, y),
-        "chunked x @ y.T": products((x, y)),
-    }
+    return (
+        lambda: mean_reciprocal_rank(x, y),
+        products((x, y)),
+    )
 
 
-def jaccard(quick: bool) -> dict[str, Call]:
+@calls("relreps", "the two chunked products")
+def jaccard(quick: bool) -> tuple[Call, ...]:
     x, y = spaces(quick)
-    return {
-        "relreps": lambda: jaccard_at_k(x, y, K),
-        "the two chunked products": products((x, y), (y, y)),
-    }
+    return (
+        lambda: jaccard_at_k(x, y, K),
+        products((x, y), (y, y)),
+    )
 
 
-def both_directions(quick: bool) -> dict[str, Call]:
+@calls("relreps", "the four chunked products")
+def both_directions(quick: bool) -> tuple[Call, ...]:
     x, y = spaces(quick)
-    return {
-        "relreps": lambda: retrieval_scores(x, y, K),
-        "the four chunked products": products((x, y), (y, x), (x, x), (y, y)),
-    }
+    return (
+        lambda: retrieval_scores(x, y, K),
+        products((x, y), (y, x), (x, x), (y, y)),
+    )
 
 
 def neighbours(measure: Call) -> Call:
-    def build(quick: bool) -> dict[str, Call]:
+    @calls("relreps", "the two chunked products", "sklearn NearestNeighbors, brute, both spaces")
+    def build(quick: bool) -> tuple[Call, ...]:
         x, y = spaces(quick)
         rows = x.numpy(), y.numpy()
 
@@ -66,11 +70,11 @@ def neighbours(measure: Call) -> Call:
                 search = NearestNeighbors(n_neighbors=K, metric="cosine", algorithm="brute")
                 search.fit(side).kneighbors(return_distance=False)
 
-        return {
-            "relreps": lambda: measure(x, y, K),
-            "the two chunked products": products((x, x), (y, y)),
-            "sklearn NearestNeighbors, brute, both spaces": brute_force,
-        }
+        return (
+            lambda: measure(x, y, K),
+            products((x, x), (y, y)),
+            brute_force,
+        )
 
     return build
 

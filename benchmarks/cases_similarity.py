@@ -6,12 +6,11 @@ and SciPy, which may come with another BLAS, say so in their names.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import torch
-from cases import Call, Comparison, normal
+from cases import Build, Call, Comparison, calls, normal
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -40,94 +39,104 @@ def numpy_cka(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.linalg.norm(x.T @ y) ** 2 / norms)
 
 
-def cka(debiased: bool) -> Callable[[bool], dict[str, Call]]:
-    def build(quick: bool) -> dict[str, Call]:
+def cka(debiased: bool) -> Build:
+    @calls("relreps", "the three products", "the formula in NumPy, biased")
+    def build(quick: bool) -> tuple[Call, ...]:
         x, y = pair(5000 if quick else 50_000, 512)
         x_np, y_np = x.numpy(), y.numpy()
-        return {
-            "relreps": lambda: linear_cka(x, y, debiased),
-            "the three products": lambda: (x.T @ y, x.T @ x, y.T @ y),
-            "the formula in NumPy, biased": lambda: numpy_cka(x_np, y_np),
-        }
+        return (
+            lambda: linear_cka(x, y, debiased),
+            lambda: (x.T @ y, x.T @ x, y.T @ y),
+            lambda: numpy_cka(x_np, y_np),
+        )
 
     return build
 
 
-def cka_of_rows(quick: bool) -> dict[str, Call]:
+# It imports its plots.
+CKATORCH = "ckatorch" if all(map(find_spec, ("ckatorch", "seaborn"))) else None
+
+
+@calls("relreps", "the two products", *filter(None, [CKATORCH]))
+def cka_of_rows(quick: bool) -> tuple[Call, ...]:
     x, y = pair(512, 4096)
-    calls: dict[str, Call] = {
-        "relreps": lambda: linear_cka(x, y, debiased=True),
-        "the two products": lambda: (x @ x.T, y @ y.T),
-    }
-    if all(map(importlib.util.find_spec, ("ckatorch", "seaborn"))):  # it imports its plots
-        from ckatorch.core import cka_base
+    found = lambda: linear_cka(x, y, debiased=True), lambda: (x @ x.T, y @ y.T)
+    if not CKATORCH:
+        return found
+    from ckatorch.core import cka_base
 
-        calls["ckatorch"] = lambda: cka_base(x, y, unbiased=True)
-    return calls
+    return *found, lambda: cka_base(x, y, unbiased=True)
 
 
-def rbf_cka(quick: bool) -> dict[str, Call]:
+@calls("relreps", "two kernels of given width")
+def rbf_cka(quick: bool) -> tuple[Call, ...]:
     x, y = pair(1000 if quick else 4000, 128)
-    return {
-        "relreps": lambda: kernel_cka(x, y),
-        "two kernels of given width": lambda: [
-            (-(z.square().sum(1)[:, None] + z.square().sum(1) - 2 * z @ z.T) / 256).exp()
-            for z in (x, y)
-        ],
-    }
+
+    def kernels() -> None:
+        for z in (x, y):
+            squares = z.square().sum(1)
+            (-(squares[:, None] + squares - 2 * z @ z.T) / 256).exp()
+
+    return lambda: kernel_cka(x, y), kernels
 
 
-def batched_cka(quick: bool) -> dict[str, Call]:
+@calls("relreps", "linear_cka of all rows")
+def batched_cka(quick: bool) -> tuple[Call, ...]:
     x, y = pair(5000 if quick else 50_000, 512)
-    return {
-        "relreps": lambda: minibatch_cka(x, y, 256),
-        "linear_cka of all rows": lambda: linear_cka(x, y, debiased=True),
-    }
+    return (
+        lambda: minibatch_cka(x, y, 256),
+        lambda: linear_cka(x, y, debiased=True),
+    )
 
 
-def procrustes(quick: bool) -> dict[str, Call]:
+@calls("relreps", "the product and its SVD")
+def procrustes(quick: bool) -> tuple[Call, ...]:
     x, y = (side.double() for side in pair(2000 if quick else 20_000, 256))
-    return {
-        "relreps": lambda: procrustes_distance(x, y),
-        "the product and its SVD": lambda: torch.linalg.svd(x.T @ y),
-    }
+    return (
+        lambda: procrustes_distance(x, y),
+        lambda: torch.linalg.svd(x.T @ y),
+    )
 
 
-def cca(quick: bool) -> dict[str, Call]:
+@calls("relreps", "three SVDs")
+def cca(quick: bool) -> tuple[Call, ...]:
     x, y = (side.double() for side in pair(2000 if quick else 20_000, 128))
 
     def decompositions() -> None:
         u, v = (torch.linalg.svd(side, full_matrices=False).U for side in (x, y))
         torch.linalg.svdvals(u.T @ v)
 
-    return {"relreps": lambda: mean_cca(x, y), "three SVDs": decompositions}
+    return lambda: mean_cca(x, y), decompositions
 
 
-def distances(quick: bool) -> dict[str, Call]:
+@calls("relreps", "SciPy pdist and spearmanr")
+def distances(quick: bool) -> tuple[Call, ...]:
     x, y = (side.double() for side in pair(500 if quick else 2000, 64))
     x_np, y_np = x.numpy(), y.numpy()
-    return {
-        "relreps": lambda: rsa(x, y),
-        "SciPy pdist and spearmanr": lambda: spearmanr(pdist(x_np), pdist(y_np)),
-    }
+    return (
+        lambda: rsa(x, y),
+        lambda: spearmanr(pdist(x_np), pdist(y_np)),
+    )
 
 
-def distance_covariance(quick: bool) -> dict[str, Call]:
+@calls("relreps", "SciPy pdist, twice")
+def distance_covariance(quick: bool) -> tuple[Call, ...]:
     x, y = (side.double() for side in pair(500 if quick else 2000, 64))
     x_np, y_np = x.numpy(), y.numpy()
-    return {
-        "relreps": lambda: distance_correlation(x, y),
-        "SciPy pdist, twice": lambda: (pdist(x_np), pdist(y_np)),
-    }
+    return (
+        lambda: distance_correlation(x, y),
+        lambda: (pdist(x_np), pdist(y_np)),
+    )
 
 
-def codes(quick: bool) -> dict[str, Call]:
+@calls("relreps", "the two products")
+def codes(quick: bool) -> tuple[Call, ...]:
     x, y = pair(2000 if quick else 20_000, 256)
     anchors = normal(300, 3).argsort(0)[:, 0]
-    return {
-        "relreps": lambda: latent_similarity(x, y, anchors),
-        "the two products": lambda: (x @ x[anchors].T, y @ y[anchors].T),
-    }
+    return (
+        lambda: latent_similarity(x, y, anchors),
+        lambda: (x @ x[anchors].T, y @ y[anchors].T),
+    )
 
 
 SIMILARITY = [

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from typing import Any
+from importlib.util import find_spec
 
 import gudhi
 import torch
-from cases import Call, Comparison, normal
+from cases import Build, Call, Comparison, calls, normal
 from ripser import ripser
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
@@ -30,62 +29,74 @@ def gudhi_loss(x: Tensor) -> Tensor:
     return (x[edges[:, 0]] - x[edges[:, 1]]).square().sum(-1).sqrt().sum()
 
 
-def libraries(x: Tensor) -> dict[str, Call]:
-    """torch-topological, which takes many packages, only where it is installed."""
-    calls: dict[str, Call] = {}
-    if importlib.util.find_spec("torch_topological"):
-        from torch_topological.nn import VietorisRipsComplex
-
-        def loss(x: Tensor, rips: Callable[[Tensor], Any]) -> Tensor:
-            found = rips(x)
-            clouds = found if x.dim() == 3 else [found]
-            return torch.stack([part.diagram[:, 1].sum() for cloud in clouds for part in cloud[:1]])
-
-        # Only what the death times need, and as it comes: its default finds loops as well.
-        for dim in (0, 1) if x.dim() == 3 else (0,):
-            rips = VietorisRipsComplex(dim=dim, keep_infinite_features=False)
-            calls[f"torch-topological VietorisRipsComplex(dim={dim})"] = gradient(
-                lambda x, rips=rips: loss(x, rips).sum(), x
-            )
-    clouds = x if x.dim() == 3 else x[None]
-    calls["gudhi RipsComplex"] = gradient(
-        lambda x: sum(map(gudhi_loss, x), x.new_zeros(())), clouds
-    )
-    arrays = clouds.numpy()
-    calls["scipy pdist + ripser, forward only"] = lambda: [
-        ripser(squareform(pdist(points)), maxdim=0, distance_matrix=True) for points in arrays
-    ]
-    return calls
+RIPS = find_spec("torch_topological") is not None
 
 
-def cloud(n: int) -> Callable[[bool], dict[str, Call]]:
-    def build(quick: bool) -> dict[str, Call]:
+def rips_names(clouds: bool) -> tuple[str, ...]:
+    """torch-topological, which takes many packages, only where it is installed.
+
+    Only what the death times need, and as it comes: its default finds loops as well.
+    """
+    dims = (0, 1) if clouds else (0,)
+    return tuple(f"torch-topological VietorisRipsComplex(dim={dim})" for dim in dims * RIPS)
+
+
+def rips_loss(x: Tensor, dim: int) -> Call:
+    from torch_topological.nn import VietorisRipsComplex
+
+    rips = VietorisRipsComplex(dim=dim, keep_infinite_features=False)
+
+    def loss(x: Tensor) -> Tensor:
+        found = rips(x)
+        clouds = found if x.dim() == 3 else [found]
+        return torch.stack([part.diagram[:, 1].sum() for cloud in clouds for part in cloud[:1]])
+
+    return gradient(lambda x: loss(x).sum(), x)
+
+
+def cloud(n: int) -> Build:
+    @calls("relreps", "torch.cdist(x, x).sum()")
+    def build(quick: bool) -> tuple[Call, ...]:
         x = normal(n, 128)
-        return {
-            "relreps": gradient(lambda x: death_times(x).sum(), x),
-            "torch.cdist(x, x).sum()": gradient(lambda x: torch.cdist(x, x).sum(), x),
-        }
+        return (
+            gradient(lambda x: death_times(x).sum(), x),
+            gradient(lambda x: torch.cdist(x, x).sum(), x),
+        )
 
     return build
 
 
-def against_libraries(*shape: int) -> Callable[[bool], dict[str, Call]]:
-    def build(quick: bool) -> dict[str, Call]:
+def against_libraries(*shape: int) -> Build:
+    rips = rips_names(clouds=len(shape) == 3)
+
+    @calls("relreps", *rips, "gudhi RipsComplex", "scipy pdist + ripser, forward only")
+    def build(quick: bool) -> tuple[Call, ...]:
         x = normal(*shape)
-        return {"relreps": gradient(lambda x: death_times(x).sum(), x), **libraries(x)}
+        clouds = x if x.dim() == 3 else x[None]
+        arrays = clouds.numpy()
+        return (
+            gradient(lambda x: death_times(x).sum(), x),
+            *(rips_loss(x, dim) for dim in range(len(rips))),
+            gradient(lambda x: sum(map(gudhi_loss, x), x.new_zeros(())), clouds),
+            lambda: [
+                ripser(squareform(pdist(points)), maxdim=0, distance_matrix=True)
+                for points in arrays
+            ],
+        )
 
     return build
 
 
-def labelled(quick: bool) -> dict[str, Call]:
+@calls("relreps", "the same as a batch of clouds", "torch.cdist(x, x).sum()")
+def labelled(quick: bool) -> tuple[Call, ...]:
     x, labels = normal(128, 128), torch.arange(128) % 8
     loss = TopologicalDensificationLoss(1.0)
     batched = x.view(16, 8, 128).transpose(0, 1).contiguous()
-    return {
-        "relreps": gradient(lambda x: loss(x, labels), x),
-        "the same as a batch of clouds": gradient(loss, batched),
-        "torch.cdist(x, x).sum()": gradient(lambda x: torch.cdist(x, x).sum(), x),
-    }
+    return (
+        gradient(lambda x: loss(x, labels), x),
+        gradient(loss, batched),
+        gradient(lambda x: torch.cdist(x, x).sum(), x),
+    )
 
 
 TOPOLOGY = [

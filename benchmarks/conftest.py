@@ -1,7 +1,9 @@
 """Every benchmark runs on one thread, from one seed, and in a warm allocator."""
 
+import pytest
 from cases import prepare
 
 
-def pytest_configure(config):
+@pytest.fixture(autouse=True, scope="session")
+def _prepared():
     prepare()

@@ -1,7 +1,9 @@
 """Peak memory beyond the input, each case in a fresh process. Needs Linux with glibc.
 
-python benchmarks/memory.py                 all cases
-python benchmarks/memory.py "Whiten.fit"    one, in this process
+A copy of a million rows of 128 is 488 MiB; a table of 20 000 by 20 000 cosines would be 1526 MiB.
+
+    python benchmarks/memory.py                         all cases
+    python benchmarks/memory.py "k-means, positions"    one, in this process
 """
 
 from __future__ import annotations
@@ -11,23 +13,29 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from cases import ANCHORS, BATCH, WIDTH, chunked_topk, normal, prepare
+from cases_metrics import spaces
 from torch.nn import functional as F
 
 from relreps import (
     AffineTranslator,
+    FarthestAnchors,
+    KMeansAnchors,
+    LeverageAnchors,
     ProcrustesTranslator,
     RelativeProjection,
     SparseRelativeProjection,
     StandardScale,
+    UniformAnchors,
     Whiten,
     death_times,
+    metrics,
 )
-from relreps.metrics import linear_cka
 
 Sized = Callable[[bool], Callable[[], object]]
 
@@ -80,7 +88,25 @@ def cka(debiased: bool) -> Sized:
     def build(tiny: bool) -> Callable[[], object]:
         x = normal(*(20, 3) if tiny else (50_000, 512))
         y = x.roll(1, 0)
-        return lambda: linear_cka(x, y, debiased)
+        return lambda: metrics.linear_cka(x, y, debiased)
+
+    return build
+
+
+def sampler(make: type, **options: bool) -> Sized:
+    """100 anchors of a million rows."""
+
+    def build(tiny: bool) -> Callable[[], object]:
+        x, chosen = normal(*(300, 3) if tiny else (1_000_000, 128)), make(100, **options)
+        return lambda: chosen(x)
+
+    return build
+
+
+def measure_of(name: str) -> Sized:
+    def build(tiny: bool) -> Callable[[], object]:
+        x, y = spaces(quick=tiny)
+        return lambda: getattr(metrics, name)(x, y)
 
     return build
 
@@ -103,21 +129,32 @@ CASES: dict[str, tuple[Sized, int | None]] = {
     "death times of 20 000 x 64, forward + backward": (deaths, 1024),
     "linear_cka, 50 000 x 512": (cka(debiased=False), 100),
     "linear_cka, debiased": (cka(debiased=True), 100),
+    "mean_reciprocal_rank, 20 000 x 300": (measure_of("mean_reciprocal_rank"), 700),
+    "retrieval_scores": (measure_of("retrieval_scores"), None),
+    "mutual_knn": (measure_of("mutual_knn"), 700),
+    "cknna": (measure_of("cknna"), None),
+    "uniform, 100 of 1 000 000 x 128": (sampler(UniformAnchors), 64),
+    "farthest, directions": (sampler(FarthestAnchors), 64),
+    "farthest, positions": (sampler(FarthestAnchors, normalize=False), 576),
+    "k-means, directions": (sampler(KMeansAnchors), 576),
+    "k-means, positions": (sampler(KMeansAnchors, normalize=False), 576),
+    "leverage, directions": (sampler(LeverageAnchors), 192),
 }
 
 
-def measure(case: str) -> float:
-    """MiB that this process grows by at its peak while the call runs."""
-    build, _ = CASES[case]
+def measure(case: str) -> dict[str, object]:
+    """MiB that this process grows by at its peak while the call runs, and seconds."""
+    build, limit = CASES[case]
     prepare()
     build(True)()  # loads what it needs
     call = build(False)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
-    before = _status("VmRSS")
+    before, start = _status("VmRSS"), time.perf_counter()
     call()
-    return (_status("VmHWM") - before) / 1024
+    seconds, mib = time.perf_counter() - start, (_status("VmHWM") - before) / 1024
+    return {"case": case, "mib": mib, "limit_mib": limit, "seconds": seconds}
 
 
 def _status(field: str) -> int:
@@ -128,21 +165,21 @@ def _status(field: str) -> int:
 def all_cases() -> list[dict[str, object]]:
     """Every case in a process of its own."""
     results = []
-    for case, (_, limit) in CASES.items():
+    for case in CASES:
         command = [sys.executable, __file__, case]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        results.append({"case": case, "mib": json.loads(out), "limit_mib": limit})
+        results.append(json.loads(out))
     return results
 
 
 def table(results: list[dict[str, object]]) -> str:
     """The results in Markdown."""
-    lines = ["| beyond the input | peak | limit | |", "|---|--:|--:|---|"]
+    lines = ["| beyond the input | peak | limit | | seconds |", "|---|--:|--:|---|--:|"]
     for r in results:
         limit, mib = r["limit_mib"], r["mib"]
         verdict = "" if limit is None else "met" if mib < limit else "**missed**"
         shown = "" if limit is None else f"{limit} MiB"
-        lines.append(f"| {r['case']} | {mib:.0f} MiB | {shown} | {verdict} |")
+        lines.append(f"| {r['case']} | {mib:.0f} MiB | {shown} | {verdict} | {r['seconds']:.1f} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Ratios of ours to each peer, in interleaved pairs on one thread, against the targets.
 
-    python benchmarks/ratios.py                      everything, about a quarter of an hour
+    python benchmarks/ratios.py                      everything, about twenty minutes
     python benchmarks/ratios.py --quick              smaller sizes, about two minutes
     python benchmarks/ratios.py --only "Whiten"      comparisons whose name contains it
 
@@ -22,10 +22,8 @@ import numpy
 import scipy
 import sklearn
 import torch
-from cases import COMPARISONS, Call, Comparison, prepare
-from cases_metrics import METRICS
-from cases_similarity import SIMILARITY
-from cases_topology import TOPOLOGY
+from bench import ALL
+from cases import Call, Comparison, prepare
 
 import relreps
 
@@ -121,7 +119,7 @@ def main() -> None:
     print("| what | peer | ours, ms | peer, ms | ratio | quartiles | target | |")
     print("|---|---|--:|--:|--:|--:|--:|---|")
     results, memories = [], []
-    for comparison in (*COMPARISONS, *TOPOLOGY, *METRICS, *SIMILARITY):
+    for comparison in ALL:
         if args.only in comparison.name:
             new = compare(comparison, args.quick)
             print(*map(row, new), sep="\n", flush=True)

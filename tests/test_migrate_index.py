@@ -16,7 +16,6 @@ import torch
 import relreps
 
 STUDIES = Path(__file__).parents[1] / "studies"
-sys.path.append(str(STUDIES))
 # The studies are in the repository alone, not in what is released.
 migrate_index = pytest.importorskip("migrate_index")
 files, methods = (importlib.import_module(f"migration.{name}") for name in ("files", "methods"))

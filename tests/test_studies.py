@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 STUDIES = Path(__file__).parents[1] / "studies"
-sys.path.append(str(STUDIES))
 # The studies are in the repository alone, not in what is released.
 _run = pytest.importorskip("_run")
 NAMES = sorted(path.stem for path in STUDIES.glob("[!_]*.py"))
