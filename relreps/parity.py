@@ -67,7 +67,7 @@ class RunningRelativeProjection(RelativeProjection):
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of the samples ``(..., D)``; moves the running statistics while training."""
-        self._require_fitted(self._unset)
+        self.require_fitted(self._unset)
         checks.check_features("x", x, self.in_features)
         return self.project(x, self.anchors.to(x.dtype))
 

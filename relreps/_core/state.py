@@ -53,11 +53,13 @@ class FittedModule(nn.Module):
         """Refuse values for buffers of these names that are infinite or all zero in their types."""
         check_fits(type(self).__name__, values, {n: getattr(self, n).dtype for n in values})
 
-    def _mark_fitted(self, fitted: bool = True) -> None:
+    def mark_fitted(self, fitted: bool = True) -> None:
+        """Say that the buffers hold something, or no more: the last line of a `fit`."""
         self.fitted.fill_(fitted)
         self._fitted = fitted
 
-    def _require_fitted(self, remedy: str) -> None:
+    def require_fitted(self, remedy: str) -> None:
+        """Refuse to go on with buffers that hold nothing."""
         if not self._fitted:
             raise RuntimeError(f"{type(self).__name__} has no state yet. {remedy}")
 

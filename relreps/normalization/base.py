@@ -191,7 +191,7 @@ class AffineNormalizer(FittedModule, Normalizer):
             self.remember(self._checked(new))
         except ValueError as error:
             self._missing = f"The rows of `partial_fit` do not suffice yet: {error}"
-            self._mark_fitted(False)
+            self.mark_fitted(False)
         self._seen = new
         return self
 
@@ -218,7 +218,7 @@ class AffineNormalizer(FittedModule, Normalizer):
         for name, value in zip(self._names, statistics, strict=True):
             getattr(self, name).copy_(value)
         self._seen = None
-        self._mark_fitted()
+        self.mark_fitted()
         return self
 
     def affine(self, moments: RowMoments) -> Affine:
@@ -265,7 +265,7 @@ class AffineNormalizer(FittedModule, Normalizer):
 
     def _remembered(self, x: Tensor) -> tuple[Tensor, ...]:
         checks.check_features("x", x, self.in_features)
-        self._require_fitted(self._missing)
+        self.require_fitted(self._missing)
         return tuple(getattr(self, name) for name in self._names)
 
     def _on_load(self) -> None:

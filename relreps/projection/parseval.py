@@ -57,7 +57,7 @@ class ParsevalFrame(RelativeProjection):
 
     def decode(self, code: Tensor) -> Tensor:
         """Rows ``(..., D)`` with the coordinates ``(..., A)``; projected if the frame has fewer."""
-        self._require_fitted(self._unset)
+        self.require_fitted(self._unset)
         checks.check_features("code", code, self.num_anchors)
         return code @ self.prepared_frame.to(code.dtype)
 

@@ -164,7 +164,7 @@ class RelativeProjection(FittedModule, Projection):
 
     def forward(self, x: Tensor) -> Tensor:
         """Code of the samples ``(..., D)``."""
-        self._require_fitted(self._unset)
+        self.require_fitted(self._unset)
         checks.check_features("x", x, self.in_features)
         if self.pre is not None:
             x = self.pre(x)
@@ -198,7 +198,7 @@ class RelativeProjection(FittedModule, Projection):
         Raises:
             ValueError: No inverse: by the similarity, by a ``post``, or by too few anchors.
         """
-        self._require_fitted(self._unset)
+        self.require_fitted(self._unset)
         checks.check_features("code", code, self.num_anchors)
         if self.post is not None:
             raise ValueError(f"a projection with a `post` has no inverse; undo {self.post} first.")
@@ -226,7 +226,7 @@ class RelativeProjection(FittedModule, Projection):
         if self.pre is not None:
             self.pre.remember(state.statistics)
         self._keep(state.prepared)
-        self._mark_fitted()
+        self.mark_fitted()
 
     def extra_repr(self) -> str:
         """Constructor call."""

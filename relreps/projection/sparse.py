@@ -157,12 +157,12 @@ class SparseRelativeProjection(FittedModule):
         checks.check_anchors(anchors, self.num_anchors, self.in_features)
         checks.check_finite("anchors", anchors)
         self.anchors.copy_(unit_rows(anchors))
-        self._mark_fitted()
+        self.mark_fitted()
         return self
 
     def topk(self, x: Tensor) -> TopK:
         """The code of rows ``(..., D)`` as values and indices ``(..., k)``: a fixed shape."""
-        self._require_fitted("Call `set_anchors(anchors)` first.")
+        self.require_fitted("Call `set_anchors(anchors)` first.")
         checks.check_features("x", x, self.in_features)
         with full_precision(x):
             rows = unit_rows(at_least_float32(x))

@@ -149,7 +149,7 @@ class GeneralizedProcrustes(FittedModule):
             getattr(self, name).copy_(value)
         self.objective.fill_(max(levels[-1], 0.0))
         self.iterations.fill_(len(levels) - 1)
-        self._mark_fitted()
+        self.mark_fitted()
         return self
 
     def to_hub(self, x: Tensor, i: int) -> Tensor:
@@ -191,7 +191,7 @@ class GeneralizedProcrustes(FittedModule):
         return rotation, mean, unit, offset
 
     def _ready(self, name: str, rows: Tensor, m: int, widths: list[int]) -> None:
-        self._require_fitted("Call `fit(spaces)` first.")
+        self.require_fitted("Call `fit(spaces)` first.")
         if isinstance(m, bool) or not isinstance(m, int) or not 0 <= m < len(widths):
             raise ValueError(
                 f"a space must be an index from 0 to {len(widths) - 1}, got {m!r}: there are "

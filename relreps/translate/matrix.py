@@ -156,7 +156,7 @@ class MatrixTranslator(Translator):
     def forward(self, x: Tensor) -> Tensor:
         """Vectors ``(..., D_x)`` of the source space in the target space."""
         checks.check_features("x", x, self.in_features)
-        self._require_fitted(self._remedy)
+        self.require_fitted(self._remedy)
         return self._move(x, self.mean_x, self.matrix, self.mean_y, self.length_y)
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class MatrixTranslator(Translator):
         drops directions, and this is the shortest vector that it maps to ``y``.
         """
         checks.check_features("y", y, self.out_features)
-        self._require_fitted(self._remedy)
+        self.require_fitted(self._remedy)
         if not self._invertible:
             raise ValueError(
                 f"This {type(self).__name__} has no inverse: it carries {int(self.rank)} of "
@@ -326,7 +326,7 @@ class MatrixTranslator(Translator):
             getattr(self, name).copy_(value)
         self.rank.fill_(rank)
         self._invertible = self.completes or rank == full
-        self._mark_fitted()
+        self.mark_fitted()
         return self
 
     def _on_load(self) -> None:

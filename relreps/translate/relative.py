@@ -15,7 +15,13 @@ from relreps._core.linalg import (
     full_precision,
     unit_rows,
 )
-from relreps._core.rounding import rank_tolerance, safe_norm, safe_reciprocal
+from relreps._core.rounding import (
+    is_constant,
+    rank_tolerance,
+    rounding_of,
+    safe_norm,
+    safe_reciprocal,
+)
 from relreps._core.state import check_fits
 from relreps.anchors import prune_anchors
 from relreps.normalization import Center
@@ -181,7 +187,7 @@ class InverseRelativeTranslator(Translator):
 
     def decode(self, code: Tensor) -> Tensor:
         """Target vectors ``(..., D_y)`` of codes ``(..., A)``: needs the target side only."""
-        self._require_fitted("Call `fit(x, y)`, or `set_target(anchors)` to decode only.")
+        self.require_fitted("Call `fit(x, y)`, or `set_target(anchors)` to decode only.")
         checks.check_features("code", code, self.num_anchors)
         with full_precision(code):
             wide = at_least_float32(code)
@@ -219,7 +225,7 @@ class InverseRelativeTranslator(Translator):
     def _write(self, target: dict[str, Tensor]) -> Self:
         for name, value in target.items():
             getattr(self, name).copy_(value)
-        self._mark_fitted()
+        self.mark_fitted()
         return self
 
     def _solved(
@@ -296,10 +302,8 @@ def _about_mean(name: str, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = rows.mean(0)
     rest = rows - mean
     # What rounding leaves of an anchor in the mean is no direction.
-    noise = 10 * torch.finfo(at_least_float32(anchors[:0]).dtype).eps
-    lengths = torch.linalg.vector_norm(rest, dim=-1)
-    level = noise * torch.linalg.vector_norm(rows, dim=-1)
-    rest = torch.where((lengths > level)[:, None], rest, 0)
+    about, total = (side.square().sum(-1, keepdim=True) for side in (rest, rows))
+    rest = torch.where(is_constant(about, total, rounding_of(anchors.dtype)), 0, rest)
     lengths = torch.linalg.vector_norm(rest, dim=-1)
     if not bool((lengths > 0).any()):
         raise ValueError(

@@ -76,14 +76,14 @@ class SeededTranslator(Translator):
     def forward(self, x: Tensor) -> Tensor:
         """Vectors ``(..., D_x)`` of the source space in the target space."""
         checks.check_features("x", x, self.in_features)
-        self._require_fitted("Call `fit(x, y, seeds)` first.")
+        self.require_fitted("Call `fit(x, y, seeds)` first.")
         moved: Tensor = self.map(x)
         return moved
 
     def inverse(self, y: Tensor) -> Tensor:
         """Vectors ``(..., D_y)`` of the target space in the source space; see `map`."""
         checks.check_features("y", y, self.out_features)
-        self._require_fitted("Call `fit(x, y, seeds)` first.")
+        self.require_fitted("Call `fit(x, y, seeds)` first.")
         return self.map.inverse(y)
 
     # What a subclass gets.
@@ -148,7 +148,7 @@ class SeededTranslator(Translator):
         for name, value in {**values, "num_pairs": len(i), "agreement": agreement}.items():
             getattr(self, name).fill_(value)
         self.pairs = Pairs(i[order], j[order], leads[order])
-        self._mark_fitted()
+        self.mark_fitted()
         return self
 
     def _leads(self, sides: tuple[Tensor, Tensor], pairs: Indices, known: int) -> Tensor:
