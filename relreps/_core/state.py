@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def write_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy each second tensor into the first one, in one call: all of them or none."""
+    targets, values = ([*side] for side in zip(*pairs, strict=True))
+    with torch.no_grad():
+        torch._foreach_copy_(targets, values)
 
 
 class FittedModule(nn.Module):
