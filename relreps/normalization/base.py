@@ -203,19 +203,18 @@ class AffineNormalizer(FittedModule, Normalizer):
         except ValueError as error:
             self._missing = f"The rows of `partial_fit` do not suffice yet: {error}"
             self.mark_fitted(False)
-        else:
-            self._write(statistics)
-        # Last, and at once: rows of a call that was interrupted do not count, and may come again.
-        self._seen = new
-        return self
+            self._seen = new
+            return self
+        return self._write(statistics, new)
 
     def fit(self, x: Tensor) -> Self:
         """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten. O(ND)."""
         checks.check_rows("x", x, self.in_features)
         moments = self._finite_moments(x)
-        self.remember(self._checked(moments))
-        self._seen = moments
-        return self
+        statistics = self._checked(moments)
+        if self._fitted:
+            self._seen = None  # were the next step interrupted, `partial_fit` would notice it
+        return self._write(statistics, moments)
 
     def statistics_of(self, x: Tensor) -> tuple[Tensor, ...]:
         """Statistics of reference rows ``(N, D)``: differentiable, blind to values."""
@@ -229,7 +228,7 @@ class AffineNormalizer(FittedModule, Normalizer):
     def remember(self, statistics: Statistics) -> Self:
         """Keep statistics for `forward`, in one step."""
         self._seen = None
-        return self._write(statistics)
+        return self._write(statistics, None)
 
     def writes(self, statistics: Statistics) -> list[tuple[Tensor, Tensor]]:
         """The buffers that `remember` fills, and with what."""
@@ -237,9 +236,10 @@ class AffineNormalizer(FittedModule, Normalizer):
         pairs = [(getattr(self, name), value) for name, value in named]
         return [*pairs, (self.fitted, torch.ones_like(self.fitted))]
 
-    def _write(self, statistics: Statistics) -> Self:
+    def _write(self, statistics: Statistics, seen: RowMoments | None) -> Self:
         write_all(self.writes(statistics))
-        self._fitted = True
+        # Last, so that rows of a call that was interrupted do not count and may come again.
+        self._seen, self._fitted = seen, True
         return self
 
     def affine(self, moments: RowMoments) -> Affine:
@@ -280,10 +280,7 @@ class AffineNormalizer(FittedModule, Normalizer):
         named = zip(self._names, found, strict=True)
         statistics = tuple(value.to(getattr(self, name)) for name, value in named)
         for name, value, held in zip(self._names, found, statistics, strict=True):
-            # What is added may vanish. Of a matrix a row may not, and of others no number.
-            rows = [t.any(-1) if t.dim() > 1 else t != 0 for t in (value, held.to(value.device))]
-            lost = not name.startswith("mean") and not torch.equal(*rows)
-            if lost or not bool(held.isfinite().all()):
+            if not bool(held.isfinite().all()) or _vanished(name, value, held):
                 size = value.abs()
                 raise ValueError(
                     f"the statistics of `x` do not fit into {held.dtype}: `{name}` goes from "
@@ -299,3 +296,11 @@ class AffineNormalizer(FittedModule, Normalizer):
 
     def _on_load(self) -> None:
         self._seen = None
+
+
+def _vanished(name: str, value: Tensor, held: Tensor) -> bool:
+    """Whether something is 0 in a type and was not: of a matrix a row, of others any number."""
+    if name.startswith("mean") or held.dtype == value.dtype:  # what is added may vanish
+        return False
+    rows = [t.any(-1) if t.dim() > 1 else t != 0 for t in (value, held.to(value.device))]
+    return not torch.equal(*rows)

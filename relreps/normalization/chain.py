@@ -93,7 +93,7 @@ class NormalizerChain(Normalizer):
         found: list[Normalizer] = []
         for part in self:
             own = part._with_statistics() if isinstance(part, NormalizerChain) else [part]
-            found += [part] * sum(any(True for _ in one.buffers()) for one in own)
+            found += [part for one in own if list(one.buffers())]
         return found
 
     def _until(self, last: Normalizer, x: Tensor) -> Tensor:

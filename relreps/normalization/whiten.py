@@ -14,7 +14,7 @@ from relreps.moments import RowMoments, outer
 from relreps.normalization.base import Affine, AffineNormalizer, Statistics
 
 #: Rounding of whitened rows, in units of their deviation, from which on it is said.
-_COARSE = 1e-3
+_COARSE = 3e-4
 
 
 def whiten(x: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Whiten(AffineNormalizer):
 
     Warns:
         NumericalWarning: Directions were left out, or the covariance is so uneven that rows in the
-            type of this module are whitened to fewer than three digits.
+            type of this module are whitened to fewer than four digits.
 
     Example:
         >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
