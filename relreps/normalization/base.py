@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.invariance import Residues, invariances
 from relreps._core.linalg import at_least_float32
-from relreps._core.state import FittedModule
+from relreps._core.state import FittedModule, Stateful, write_all
 from relreps.moments import RowMoments, elementwise, finite_moments, row_moments
 from relreps.moments.value import Product, times
 
@@ -33,7 +33,7 @@ class Affine(NamedTuple):
     inverse: Tensor | None = None
 
 
-class Normalizer(nn.Module, ABC):
+class Normalizer(Stateful, ABC):
     """A map of rows ``(..., D) -> (..., D)``, fitted on reference rows, that says what it removes.
 
     `statistics_of` takes from reference rows what `map` needs, and changes nothing; `remember`
@@ -92,6 +92,10 @@ class Normalizer(nn.Module, ABC):
     @abstractmethod
     def remember(self, statistics: Statistics) -> Self:
         """Keep statistics for `forward`."""
+
+    def writes(self, statistics: Statistics) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `remember` fills, and with what."""
+        return []
 
     def check_affine(self) -> None:
         """Raise if it is not an affine map of rows, or of unit rows if `unit_rows`."""
@@ -212,14 +216,17 @@ class AffineNormalizer(FittedModule, Normalizer):
         checks.check_rows("x", x, self.in_features)
         return self._checked(self._finite_moments(x))
 
-    @torch.no_grad()
     def remember(self, statistics: Statistics) -> Self:
-        """Keep statistics for `forward`."""
-        for name, value in zip(self._names, statistics, strict=True):
-            getattr(self, name).copy_(value)
-        self._seen = None
-        self.mark_fitted()
+        """Keep statistics for `forward`, in one step."""
+        write_all(self.writes(statistics))
+        self._seen, self._fitted = None, True
         return self
+
+    def writes(self, statistics: Statistics) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `remember` fills, and with what."""
+        named = zip(self._names, statistics, strict=True)
+        pairs = [(getattr(self, name), value) for name, value in named]
+        return [*pairs, (self.fitted, torch.ones_like(self.fitted))]
 
     def affine(self, moments: RowMoments) -> Affine:
         """The map that follows from the moments of one space, for a translator."""

@@ -8,6 +8,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from relreps._core.invariance import Residues, residues, then
+from relreps._core.state import write_all
 from relreps.moments import RowMoments, elementwise, outer
 from relreps.moments.value import Product
 from relreps.normalization.base import Affine, AffineNormalizer, Normalizer, Statistics
@@ -116,8 +117,14 @@ class NormalizerChain(Normalizer):
             x = normalizer.unmap(x, own)
         return x
 
+    def writes(self, statistics: Statistics) -> list[tuple[Tensor, Tensor]]:
+        """Those of all parts."""
+        parts = zip(self, statistics, strict=True)
+        return [pair for normalizer, own in parts for pair in normalizer.writes(own)]
+
     def remember(self, statistics: Statistics) -> Self:
-        """Keep the statistics of each."""
+        """Keep the statistics of each, once all are written."""
+        write_all(self.writes(statistics))
         for normalizer, own in zip(self, statistics, strict=True):
             normalizer.remember(own)
         return self
