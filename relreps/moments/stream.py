@@ -9,18 +9,18 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.distributed import check_agreement
 from relreps._core.linalg import as_float64
 from relreps._core.rounding import rounding_of
-from relreps._core.state import write_all
+from relreps._core.state import Stateful, write_all
 from relreps.moments.rows import check_chunk_weights, finite_moments, row_moments
 from relreps.moments.value import BOTH, Pairs, Product, RowMoments, elementwise, outer
 
 
-class MomentStream(nn.Module):
+class MomentStream(Stateful):
     """A `RowMoments` in buffers, filled chunk by chunk; float64 also after ``.half()``."""
 
     count: Tensor

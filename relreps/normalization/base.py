@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.invariance import Residues, invariances
 from relreps._core.linalg import at_least_float32
-from relreps._core.state import FittedModule, write_all
+from relreps._core.state import FittedModule, Stateful, write_all
 from relreps.moments import RowMoments, elementwise, outer, row_moments
 from relreps.moments.rows import moments_in_units, moments_of_any_size
 from relreps.moments.value import Product, times
@@ -34,7 +34,7 @@ class Affine(NamedTuple):
     inverse: Tensor | None = None
 
 
-class Normalizer(nn.Module, ABC):
+class Normalizer(Stateful, ABC):
     """A map of rows ``(..., D) -> (..., D)``, fitted on reference rows, that says what it removes.
 
     `statistics_of` takes from reference rows what `map` needs, and changes nothing; `remember`
