@@ -42,7 +42,6 @@ class SeededTranslator(Translator):
 
     num_pairs: Tensor
     agreement: Tensor
-    paired = False
 
     def __init__(
         self, in_features: int, out_features: int, scale: Scale, pre: Preprocessing | None
@@ -72,6 +71,12 @@ class SeededTranslator(Translator):
             y: Target rows, in an order and a number of their own.
             seeds: ``(indices_x, indices_y)`` of rows whose partners are known, or `Pairs`.
         """
+
+    def fit_pairs(self, x: Tensor, y: Tensor) -> Self:
+        """Fit on rows of which row i of ``x`` belongs to row i of ``y``: all are seeds."""
+        checks.check_paired(x, y)
+        every = torch.arange(len(x))
+        return self.fit(x, y, (every, every))
 
     def forward(self, x: Tensor) -> Tensor:
         """Vectors ``(..., D_x)`` of the source space in the target space."""
@@ -135,7 +140,7 @@ class SeededTranslator(Translator):
         leads = self._leads(sides, pairs, known)
         free = leads[known:]
         agreement = float((free >= 0).double().mean()) if len(free) else 0.0
-        if agreement < _DOUBTFUL:
+        if agreement < _DOUBTFUL and known < min(len(x), len(y)):  # else there was none to find
             warn(
                 f"Of {len(free)} pairs that were found, {agreement:.0%} are confirmed by a map "
                 "of the other half of them: they are probably wrong, and so is the map. Give more "
