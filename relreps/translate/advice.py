@@ -42,7 +42,8 @@ class Evidence(NamedTuple):
     residual: float
     fit_residual: float  # of the pairs that a map was fitted on
     scaled_residual: float  # about the means of both sides, by the best scale
-    at_10: float  # own row among ten of the held-out pairs alone, in the worse direction
+    moved_search: bool  # the direction of the next two: that in which centring helps more
+    at_10: float  # own row among ten, of the held-out pairs alone
     centered_at_10: float  # the same by the cosine about the target's mean
     ranks: tuple[float, float]
     condition: float
@@ -100,14 +101,24 @@ def _of_the_fit(seen: Evidence) -> Iterator[str]:
             "give it a ridge."
         )
     if _misplaced(seen):
+        costs = []
+        if _centring_helps(seen):
+            costs.append(
+                f"about the target's mean {seen.centered_at_10:.3f} of the held-out rows find "
+                f"their own among ten, as returned {seen.at_10:.3f}, where moved rows "
+                f"{'search' if seen.moved_search else 'are searched'}"
+            )
+        if _scattered(seen):
+            costs.append(
+                f"the residual is {seen.scaled_residual:.2g} by the best scale, "
+                f"{seen.residual:.2g} as returned"
+            )
         unscaled = getattr(seen.translator, "scale", None) == "none"
-        advice = "give `scale='umeyama'`, or subtract" if unscaled else "subtract"
         yield (
-            "scale or centring are wrong, not directions: about the target's mean "
-            f"{seen.centered_at_10:.3f} of the held-out rows find their own among ten, as returned "
-            f"{seen.at_10:.3f}; the residual is {seen.scaled_residual:.2g} by the best scale, as "
-            f"returned {seen.residual:.2g}; moved rows spread {seen.spread:.2g} times as far as "
-            f"the target's: {advice} the target's mean from both sides, for a search by cosine."
+            f"scale or centring are wrong, more than directions: {'; '.join(costs)}; moved rows "
+            f"spread {seen.spread:.2g} times as far as the target's. "
+            f"{'Give another `scale`, or subtract' if unscaled else 'Subtract'} the target's mean "
+            "from both sides, for a search by cosine."
         )
     elif seen.residual >= 1:
         yield (
@@ -142,8 +153,11 @@ def _has_no_ridge(seen: Evidence) -> bool:
 
 def _misplaced(seen: Evidence) -> bool:
     """Whether what is wrong is where the moved rows lie as a whole, and how far apart."""
-    found = seen.centered_at_10 > seen.at_10 + _CENTERED or _scattered(seen)
-    return found and not _near_the_peak(seen)
+    return (_centring_helps(seen) or _scattered(seen)) and not _near_the_peak(seen)
+
+
+def _centring_helps(seen: Evidence) -> bool:
+    return seen.centered_at_10 > seen.at_10 + _CENTERED
 
 
 def _scattered(seen: Evidence) -> bool:

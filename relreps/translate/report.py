@@ -266,6 +266,7 @@ def _measure(
         residual=_residual(left, right),
         fit_residual=_residual(*_about(first.map(first.x), first.y)),
         scaled_residual=rest,
+        moved_search=worse == 1,
         at_10=plain[worse],
         centered_at_10=centered[worse],
         ranks=(_effective_rank(left + means / unit), _effective_rank(right + means / unit)),

@@ -399,7 +399,7 @@ def test_a_scale_that_is_wrong_is_named(size):
         named[scale] = [t for t in report.warnings if "scale or centring are wrong" in t]
         assert report.centered_at_10 > 0.95
     (text,) = named["none"]
-    assert "give `scale='umeyama'`" in text
+    assert "Give another `scale`" in text
     spread = float(text.partition("spread ")[2].split()[0])
     assert spread == pytest.approx(1 / size, rel=0.1)
     assert not named["umeyama"]
