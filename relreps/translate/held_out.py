@@ -44,6 +44,8 @@ def splits_of(
     """Pairs to fit on and pairs to measure on: each is measured once, with all of its copies."""
     checks.check_generator(generator)
     n = len(x)
+    if n < 4:
+        raise ValueError(f"`x` and `y` must be at least 4 pairs, two to fit on, got {n}.")
     tested = max(round(_HELD_OUT * n), 2)
     if held_out is not None:
         tested = round(held_out * n) if 0 < held_out < 1 else 0

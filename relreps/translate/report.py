@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, unit_rows
+from relreps._core.linalg import as_float64, full_precision, unit_rows
 from relreps._core.rounding import rank_tolerance, rounding_of, safe_reciprocal, unit_of
 from relreps.translate.advice import Evidence, all_unit, directions, spread_and_rest, warnings_of
 from relreps.translate.base import Translator
@@ -176,16 +176,16 @@ def translation_report(
     References:
         Effective rank: Roy and Vetterli 2007.
     """
+    if not isinstance(translator, Translator):
+        raise TypeError(
+            "`translator` must be a `relreps.Translator` that is fitted on pairs, got "
+            f"{type(translator).__name__}. Fit one of many spaces yourself; "
+            "`retrieval_scores` compares what it returns with held-out rows."
+        )
+    checks.check_choice("metric", metric, get_args(Metric))
+    _check_pairs(("x", "y"), x, y)
     # What was made in inference mode may not be written to outside of it, nor the reverse.
-    with torch.inference_mode(False), torch.no_grad():
-        if not isinstance(translator, Translator):
-            raise TypeError(
-                "`translator` must be a `relreps.Translator` that is fitted on pairs, got "
-                f"{type(translator).__name__}. Fit one of many spaces yourself; "
-                "`retrieval_scores` compares what it returns with held-out rows."
-            )
-        checks.check_choice("metric", metric, get_args(Metric))
-        _check_pairs(("x", "y"), x, y)
+    with torch.inference_mode(False), torch.no_grad(), full_precision(x):
         if test is None:
             splits = splits_of(x, y, held_out, generator)
         else:

@@ -254,7 +254,8 @@ def report(
         "index is encoded by mE5 and the others are moved; fresh in ten is the part of the ten "
         "nearest that are so encoded, 0.5 by right. The spread of the new space is restored "
         f"(rescale) where a translator has that, but in the row `{PLAIN}`. "
-        f"Mean ± sample deviation over {options.draws} choices of the pairs; seconds on one thread, the least of the draws.",
+        f"Mean ± sample deviation over {options.draws} choices of the pairs; seconds on one "
+        "thread, the least of the draws.",
         f"Encoding the whole index again takes about {seconds:.0f} s ({TIMED} glosses were timed); "
         f"the pairs take that share of it which they are of {INDEXED}.",
         "## Without pairs",

@@ -437,6 +437,7 @@ def test_other_widths():
         ({"x": torch.randn(10, 4).fill_(math.nan)}, "`x` must be finite"),
         ({"held_out": 0.05}, "`held_out` must leave at least two of the 10 pairs"),
         ({"held_out": 5}, "`held_out` must leave"),
+        ({"x": torch.randn(3, 4), "y": torch.randn(3, 4)}, "must be at least 4 pairs"),
         ({"test": (torch.randn(3, 4), torch.randn(4, 4))}, r"`test\[0\]` and `test\[1\]`"),
         ({"test": (torch.randn(3, 5), torch.randn(3, 4))}, r"`test\[0\]` must have shape"),
         ({"test": (torch.randn(3, 4),) * 2, "held_out": 0.5}, "`held_out` is a part"),
@@ -505,6 +506,16 @@ def test_inference_mode_is_nothing_special(fitted_inside):
         for other in (relreps.AffineTranslator(12, 12).fit(x, y), ProcrustesTranslator(12, 12)):
             translation_report(other, x + 0, y + 0, index=x + 0)
     assert inside == translation_report(made, x[:40], y[:40], test=(x[40:], y[40:]))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_autocast_changes_nothing(kind):
+    x, y = (rows.to(kind) for rows in spaces(60))
+    made = ProcrustesTranslator(12, 12).to(kind)
+    arguments = {"test": (x[40:], y[40:]), "index": x}
+    with torch.autocast("cpu"):
+        inside = translation_report(made, x[:40], y[:40], **arguments)
+    assert inside == translation_report(made, x[:40], y[:40], **arguments)
 
 
 def test_neither_scale_of_a_space_matters():
