@@ -16,7 +16,7 @@ from relreps._core.warnings import NumericalWarning, warn
 from relreps.correspondence.neighbors import matched
 from relreps.correspondence.pairs import Indices, Pairs, Seeds, checked_seeds, united
 from relreps.translate.base import Translator
-from relreps.translate.matrix import Preprocessing
+from relreps.translate.matrix import Post, Preprocessing
 from relreps.translate.procrustes import ProcrustesTranslator, Scale
 
 #: Agreement below which it is said that the pairs are not to be believed.
@@ -44,10 +44,15 @@ class SeededTranslator(Translator):
     agreement: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, scale: Scale, pre: Preprocessing | None
+        self,
+        in_features: int,
+        out_features: int,
+        scale: Scale,
+        pre: Preprocessing | None,
+        post: Post | None,
     ) -> None:
         super().__init__(in_features, out_features)
-        self.map = ProcrustesTranslator(in_features, out_features, scale=scale, pre=pre)
+        self.map = ProcrustesTranslator(in_features, out_features, scale=scale, pre=pre, post=post)
         self.pairs: Pairs | None = None
         self.register_buffer("num_pairs", torch.zeros((), dtype=torch.long))
         self.register_buffer("agreement", torch.zeros(()))
@@ -61,6 +66,11 @@ class SeededTranslator(Translator):
     def pre(self) -> Preprocessing | None:
         """The pre-processing of the map, as it was given."""
         return self.map.pre
+
+    @property
+    def post(self) -> Post | None:
+        """What the map does to a moved row at the end, as it was given."""
+        return self.map.post
 
     @abstractmethod
     def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:  # type: ignore[override]
@@ -207,6 +217,7 @@ class RefinedProcrustesTranslator(SeededTranslator):
         max_iterations: Largest number of refinements.
         scale: As in `ProcrustesTranslator`.
         pre: As in `ProcrustesTranslator`.
+        post: As in `ProcrustesTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -245,10 +256,11 @@ class RefinedProcrustesTranslator(SeededTranslator):
         *,
         k: int = 10,
         max_iterations: int = 20,
-        scale: Scale = "none",
+        scale: Scale = "norm",
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, scale, pre)
+        super().__init__(in_features, out_features, scale, pre, post)
         checks.check_size("k", k)
         checks.check_size("max_iterations", max_iterations)
         self.k, self.max_iterations = k, max_iterations

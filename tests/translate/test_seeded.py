@@ -80,7 +80,7 @@ def test_used_before_fit_and_repr():
     t = RefinedProcrustesTranslator(3, 4, k=5)
     with pytest.raises(RuntimeError, match=r"RefinedProcrustesTranslator has no state yet. Call"):
         t(torch.zeros(2, 3))
-    assert "3, 4, k=5, max_iterations=20, scale='none', pre='center'" in repr(t)
+    assert "3, 4, k=5, max_iterations=20, scale='norm', pre='center', post=None" in repr(t)
 
 
 def test_no_warning_when_all_is_well():
