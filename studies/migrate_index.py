@@ -13,12 +13,12 @@ Your own files. `--index` holds the old vectors, `--pairs` the new vectors of so
 `--index-ids`) are `.npy` files of whole numbers or strings; without `--index-ids` a row of the
 index goes by its number. Every pair is kept out of a fit once, a tenth of them at a time, and
 searches the whole index, moved by that fit, for its own row, by the `--metric` of the index: the
-gate opens if enough find it among the ten nearest. What is moved gets length one (`--normalize`)
-if the new vectors have it. With `--mixed`, for an index that will hold new vectors beside the moved
-ones, the gate also asks that neither hide the others. Then the map is fitted on all pairs, kept as
-`OUT.map.pt`, and applied; row i of the output belongs to row i of the index. A program that was
-killed goes on where it was when it is called again. Exit codes: 0 moved, 2 bad input or no room,
-3 the gate is shut.
+gate opens if enough find it among the ten nearest. Where the new vectors have length one, so gets
+what is moved (`--normalize`), and the spread of the new space before (`--rescale`). With `--mixed`,
+for an index that will hold new vectors beside the moved ones, the gate also asks that neither hide
+the others. Then the map is fitted on all pairs, kept as `OUT.map.pt`, and applied; row i of the
+output belongs to row i of the index. A program that was killed goes on where it was when it is
+called again. Exit codes: 0 moved, 2 bad input or no room, 3 the gate is shut.
 
 The glosses (results/migrate_index.md): see the page "Migrate an index" of the documentation.
 """
@@ -99,13 +99,13 @@ def migrate(options: argparse.Namespace) -> int:
 
 def planned(options: argparse.Namespace, x: Tensor, y: Tensor, pairs: int) -> Recipe:
     """The map from the space of ``x`` to that of ``y``, by the options."""
-    normalize = all_unit(y) if options.normalize is None else options.normalize
+    unit = all_unit(y)
     return recipe(
         options.method,
         (x.shape[1], y.shape[1]),
         pairs,
-        normalize=normalize,
-        rescale=options.rescale,
+        normalize=unit if options.normalize is None else options.normalize,
+        rescale=unit if options.rescale is None else options.rescale,
     )
 
 
@@ -172,8 +172,8 @@ def parse_options() -> argparse.Namespace:
     own.add_argument(
         "--rescale",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="restore the spread of the new space, which a ridge takes",
+        help="restore the spread of the new space, which a ridge takes; by default if all new "
+        "vectors have length one",
     )
     own.add_argument("--uint8", choices=BYTES, help="what unsigned bytes in .npy files are")
     own.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.draws import shuffled
 from relreps._core.linalg import as_float64
+from relreps._core.warnings import NumericalWarning
 from relreps.translate.base import Translator
 from relreps.translate.search import Hunt, Metric, OwnRows, blocks_of, marks_of, own_rows
 
@@ -31,8 +33,13 @@ class Fold(NamedTuple):
 
 
 def fold_of(translator: Translator, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Fold:
-    """Fit a copy of a translator on pairs and move those that are held out."""
-    fitted = copy.deepcopy(translator).fit_pairs(x, y)
+    """Fit a copy of a translator on pairs and move those that are held out.
+
+    Quietly: what a fit warns of, the report finds out by itself, and says it once.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)
+        fitted = copy.deepcopy(translator).fit_pairs(x, y)
     moved = fitted(x_test)
     checks.check_finite("translator(x)", moved)
     return Fold(fitted, x, y, x_test, y_test, moved)
