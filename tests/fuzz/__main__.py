@@ -90,8 +90,8 @@ def main():
     total = sum(counts.values(), Counter())
     print(
         f"{total['tried']} inputs to {len(names)} public names in {minutes:.1f} minutes: "
-        f"{total['refused']} refused, {total['warned']} with a warning, {total['nan_in']} with NaN; "
-        f"{total['broken']} broke a promise"
+        f"{total['refused']} refused, {total['warned']} with a warning, "
+        f"{total['nan_in']} with NaN; {total['broken']} broke a promise"
     )
     if options.minutes and not options.only:
         kept = {

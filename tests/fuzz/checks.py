@@ -21,7 +21,7 @@ PACKAGE = str(Path(relreps.__file__).parent)
 EXPECTED = (relreps.NumericalWarning, relreps.PerformanceWarning)
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 -- a promise is broken
     """A promise that a draw breaks; ``check`` names it."""
 
     def __init__(self, check, text):
