@@ -23,7 +23,9 @@ import ast
 import compileall
 import contextlib
 import difflib
+import gc
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -35,7 +37,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 ARGUED = ROOT / "tests" / "mutants.md"
@@ -49,6 +52,8 @@ TESTS = (
     *("metrics", "projection", "correspondence", "values"),
     *("test_contract.py", "test_invariance.py", "test_spectral_loss.py", "test_stitching.py"),
 )
+#: Where progress is told, whatever pytest does to the standard output.
+TERMINAL = os.fdopen(os.dup(1), "w")
 PATIENCE = 60.0  # seconds of tests that a survivor has to pass
 
 
@@ -392,7 +397,11 @@ class _Watch:
 def learn(tree: Path, kept: Path) -> Reach:
     """Run the tests once, or read what a run of the same files has shown."""
     stamp = hashlib.sha256()
-    for path in sorted((*tree.glob("relreps/**/*.py"), *tree.glob("tests/**/*.py"))):
+    seen = [tree / "tests" / "conftest.py", *tree.glob("relreps/**/*.py")]
+    for test in TESTS:
+        folder = tree / "tests" / test
+        seen += folder.rglob("*.py") if folder.is_dir() else [folder]
+    for path in sorted(seen):
         stamp.update(path.read_bytes())
     name = kept / f"reach-{stamp.hexdigest()[:16]}.json"
     if not name.exists():
@@ -488,45 +497,102 @@ def _forked(tree: Path, call, seconds: float, log: Path) -> int | str:
         time.sleep(0.02)
 
 
-def killed_by(mutant: Mutant, tree: Path, reach: Reach) -> str:
+def killed_by(mutant: Mutant, tree: Path, reach: Reach, session: Any) -> str:
     """The test that fails for a mutant, ``"timeout"``, or nothing if it survives."""
     path = tree / "relreps" / mutant.file
     source = path.read_text(encoding="utf-8")
-    tests = reach.of(mutant, source)
-    near = [t for t in tests if t.startswith(f"tests/{mutant.file.partition('/')[0]}/")]
-    path.write_text(mutant.applied(source), encoding="utf-8")
-    for cached in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
-        cached.unlink()
-    try:
-        for group in (near, [t for t in tests if t not in set(near)]):
-            if group and (killer := _failing(group, tree, reach)):
-                return killer
-        return ""
-    finally:
-        path.write_text(source, encoding="utf-8")
-
-
-def _failing(tests: list[str], tree: Path, reach: Reach) -> str:
-    spent, chosen = 0.0, []
-    for test in tests:
+    chosen, spent = [], 0.0
+    for test in reach.of(mutant, source):
         spent += reach.tests[test] + 0.01
         if chosen and spent > PATIENCE:
             break
         chosen.append(test)
-    files = sorted({test.partition("::")[0] for test in chosen})
-
-    def run() -> int:
-        import pytest
-
-        sys.dont_write_bytecode = True
-        return int(pytest.main([*OPTIONS, "-x", "-ra", *files], plugins=[_Chosen(chosen)]))
-
+    if not chosen:
+        return ""
+    codes = changed_codes(source, mutant.applied(source), str(path))
+    path.write_text(mutant.applied(source), encoding="utf-8")  # for processes that tests start
+    for cached in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        cached.unlink()
     log = tree / "mutant.log"
-    status = _forked(tree, run, 60 + 10 * min(spent, PATIENCE), log)
+    log.unlink(missing_ok=True)
+    try:
+        run = (lambda: _in_place(session, chosen, codes)) if codes else (lambda: _anew(chosen))
+        status = _forked(tree, run, 60 + 10 * min(spent, PATIENCE), log)
+    finally:
+        path.write_text(source, encoding="utf-8")
     if status in (0, 5):  # 5: nothing was collected
         return ""
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
     return failed[1] if failed else str(status)
+
+
+Codes = dict[tuple[str, int], CodeType]
+
+
+def changed_codes(old: str, new: str, path: str) -> Codes:
+    """Code of the functions that differ, by name and place; none if what runs at import differs."""
+
+    def walk(code: CodeType, found: Codes, inside: bool) -> Codes:
+        for part in code.co_consts:
+            if isinstance(part, CodeType):
+                function = bool(part.co_flags & inspect.CO_NEWLOCALS)
+                if function and not inside:
+                    number = sum(name == part.co_qualname for name, _ in found)
+                    found[part.co_qualname, number] = part
+                walk(part, found, inside or function)
+        return found
+
+    def at_import(tree: ast.Module) -> str:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                node.body = [ast.Pass()]
+        return ast.dump(tree)
+
+    if at_import(ast.parse(old)) != at_import(ast.parse(new)):
+        return {}
+    before = walk(compile(old, path, "exec"), {}, False)
+    after = walk(compile(new, path, "exec"), {}, False)
+    if before.keys() != after.keys():
+        return {}
+    return {key: after[key] for key in before if before[key] != after[key]}
+
+
+def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
+    """Run tests that are collected already, with functions that are imported already, changed."""
+    sys.dont_write_bytecode = True
+    path = next(iter(codes.values())).co_filename
+    gc.unfreeze()
+    live = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
+    live = [f for f in live if f.__code__.co_filename == path]
+    for (name, number), code in codes.items():
+        lines = sorted({f.__code__.co_firstlineno for f in live if f.__code__.co_qualname == name})
+        for function in live:
+            at = function.__code__.co_qualname, function.__code__.co_firstlineno
+            if at == (name, lines[number]):
+                function.__code__ = code
+    if not any(f.__code__ is code for f in live for code in codes.values()):
+        return _anew(chosen)  # of what is only reached through others
+    place = {test: i for i, test in enumerate(chosen)}
+    items = [item for item in session.items if item.nodeid in place]
+    items.sort(key=lambda item: place[item.nodeid])
+    for i, item in enumerate(items):
+        following = items[i + 1] if i + 1 < len(items) else None
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.testsfailed:
+            print(f"FAILED {item.nodeid}", flush=True)
+            return 1
+    return 0
+
+
+def _anew(chosen: list[str]) -> int:
+    """Run tests in a package that is imported anew: what differs runs at import."""
+    import pytest
+
+    sys.dont_write_bytecode = True
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("relreps", "tests")]:
+        del sys.modules[name]
+    files = sorted({test.partition("::")[0] for test in chosen})
+    return int(pytest.main([*OPTIONS, "-x", "-ra", *files], plugins=[_Chosen(chosen)]))
 
 
 # What was argued.
@@ -583,21 +649,48 @@ def _warm() -> None:
     torch.set_num_threads(1)
 
 
+class _Host:
+    """Judges mutants once pytest has collected every test, instead of running them."""
+
+    def __init__(self, judge) -> None:
+        self.judge = judge
+
+    def pytest_runtestloop(self, session):
+        gc.collect()
+        gc.freeze()  # or every fork would copy what the collector touches
+        self.judge(session)
+        return True
+
+
 def _work(made: list[Mutant], tree: Path, reach: Reach, out: Path) -> int:
-    """Judge these mutants, a line of the answer file each."""
+    """Judge these mutants from a process that has collected the tests."""
+    import pytest
+
+    def collected() -> int:
+        host = _Host(lambda session: _judge(made, tree, reach, out, session))
+        return int(pytest.main([*OPTIONS, *(f"tests/{t}" for t in TESTS)], plugins=[host]))
+
+    status = _forked(tree, collected, 1e6, tree / "host.log")
+    if not out.exists():
+        print(f"The tests were not collected ({status}):\n{(tree / 'host.log').read_text()}")
+    return 0
+
+
+def _judge(made: list[Mutant], tree: Path, reach: Reach, out: Path, session: Any) -> None:
+    """A line of the answer file for each mutant."""
     sources = {m.file: (tree / "relreps" / m.file).read_text(encoding="utf-8") for m in made}
     with out.open("a", encoding="utf-8") as answers:
         for mutant in made:
             start = time.monotonic()
-            killer = killed_by(mutant, tree, reach)
+            killer = killed_by(mutant, tree, reach, session)
             record = {"mutant": mutant, "killer": killer, "s": time.monotonic() - start}
             answers.write(json.dumps(record) + "\n")
             answers.flush()
             line = mutant.number(sources[mutant.file])
             verdict = killer or "SURVIVES"
             place = f"{mutant.file}:{line}"
-            print(f"{record['s']:5.1f} s  {place:36} {mutant.what:28} {verdict[:90]}", flush=True)
-    return 0
+            said = f"{record['s']:5.1f} s  {place:36} {mutant.what:28} {verdict[:90]}"
+            print(said, file=TERMINAL, flush=True)
 
 
 def main() -> int:

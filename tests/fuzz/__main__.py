@@ -18,7 +18,8 @@ import torch
 import relreps
 from tests.fuzz import fits, maps, sets  # noqa: F401
 from tests.fuzz.checks import shrunk, tried
-from tests.fuzz.subject import SUBJECTS
+from tests.fuzz.draws import AWKWARD
+from tests.fuzz.subject import NO_SUBJECT, SUBJECTS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Draws of one run have numbers from the seed times this.
@@ -97,6 +98,8 @@ def main():
         kept = {
             "command": f"python -m tests.fuzz --minutes {options.minutes:g} --seed {options.seed}",
             "versions": {"relreps": relreps.__version__, "torch": torch.__version__},
+            "rows": [*AWKWARD],
+            "left_out": NO_SUBJECT,
             "names": {
                 n: {k: c[k] for k in ("tried", "refused", "warned", "nan_in", "broken")}
                 for n, c in sorted(counts.items())
