@@ -149,7 +149,9 @@ class NormalizerChain(Normalizer):
 
     def remember(self, statistics: Statistics) -> Self:
         """Keep the statistics of each, once all are written."""
-        write_all(self.writes(statistics))
+        pairs = self.writes(statistics)
+        if pairs:
+            write_all(pairs)
         for normalizer, own in zip(self, statistics, strict=True):
             normalizer.remember(own)
         return self
