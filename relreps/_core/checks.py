@@ -171,6 +171,12 @@ def eager() -> bool:
     return not torch.compiler.is_compiling()
 
 
+def recording() -> bool:
+    """Whether a program is recorded, to be run elsewhere: by `torch.export`, or a trace."""
+    exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # from torch 2.7
+    return torch.jit.is_tracing() or bool(exporting())
+
+
 def concrete(x: Tensor) -> bool:
     """Whether ``x`` holds values: outside of tracing, `torch.func.grad`, `torch.vmap` and so on."""
     if torch.compiler.is_compiling():

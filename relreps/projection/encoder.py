@@ -27,9 +27,10 @@ class RelativeEncoder(Stateful):
 
     A change is seen through the version counters of parameters, buffers and anchors, and a switch
     between train and eval counts as one. What PyTorch does not count (edits through ``.data``; in
-    eval, any edit if this module as a whole is compiled) needs a call of `refresh`. Cost: one pass
-    of the encoder over the anchor samples per refresh; with ``detach_anchors=False`` also their
-    backward pass.
+    eval, any edit if this module as a whole is compiled) needs a call of `refresh`. Exported in
+    eval right after a `refresh`, the anchors are constants of the program; otherwise it encodes
+    them at every call. Cost: one pass of the encoder over the anchor samples per refresh; with
+    ``detach_anchors=False`` also their backward pass.
 
     Args:
         encoder: Maps ``anchor_inputs`` and batches of the same kind to ``(rows, in_features)``.
@@ -90,6 +91,8 @@ class RelativeEncoder(Stateful):
 
     def forward(self, x: Any) -> Tensor:
         """Relative code of a batch."""
+        if checks.recording():
+            return self._recorded_code(x)
         if self.training or self._records_gradients():
             # Gradients may be waiting for earlier codes, so nothing they hold is written to.
             code: Tensor = self.projection.project(self._encode(x), self._live_anchors())
@@ -116,6 +119,7 @@ class RelativeEncoder(Stateful):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._stale = True
         self.anchor_inputs = tree_map_only(Tensor, fn, self.anchor_inputs)
         return self
 
@@ -152,6 +156,15 @@ class RelativeEncoder(Stateful):
                 "the first of a tuple, or a pooled `last_hidden_state`."
             )
         return rows
+
+    def _recorded_code(self, x: Any) -> Tensor:
+        """What a recording has in it: no state is written there, and no switch of gradients."""
+        rows = self._encode(x)
+        if self._stale or not self.projection.has_anchors():
+            code: Tensor = self.projection.project(rows, self._encode(self.anchor_inputs))
+        else:
+            code = self.projection(rows)
+        return code
 
     def _records_gradients(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())

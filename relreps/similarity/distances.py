@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from relreps._core import checks
 from relreps._core.invariance import closure
 from relreps._core.linalg import at_least_float32
 from relreps._core.rounding import safe_reciprocal
@@ -35,7 +36,11 @@ class Distance(Similarity):
         rows = (wide - mean).reshape(-1, wide.shape[-1])
         # Always the product form for p = 2: the other one is chosen by size, so that the answer for
         # a row would depend on its batch, and is not twice differentiable.
-        code = torch.cdist(rows, centered, p=self.p, compute_mode="use_mm_for_euclid_dist")
+        if checks.recording() and self.p != 2:  # other runtimes know no such table
+            apart = (rows[:, None] - centered).abs()
+            code = apart.sum(-1) if self.p == 1 else apart.amax(-1)
+        else:
+            code = torch.cdist(rows, centered, p=self.p, compute_mode="use_mm_for_euclid_dist")
         return code.reshape(*x.shape[:-1], centered.shape[0]).to(x.dtype)
 
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:

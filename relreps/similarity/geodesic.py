@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, unit_rows
 from relreps._core.rounding import safe_norm
+from relreps._core.state import Stateful
 from relreps._core.warnings import NumericalWarning
 from relreps.similarity.base import Similarity
 
@@ -85,7 +86,7 @@ def attached_paths(x: Tensor, reference: Tensor, paths: Tensor, k: int) -> Tenso
     return code
 
 
-class GraphGeodesic(nn.Module, Similarity):
+class GraphGeodesic(Stateful, Similarity):
     r"""Shortest path from each row to each anchor in a neighbour graph of reference rows.
 
     .. math:: r_j = \min_{i \in N_k(x)} \lVert x - z_i\rVert_2 + d_G(z_i, a_j)
@@ -169,7 +170,7 @@ def segment_lengths(
     out: Tensor = decoder(points.reshape(-1, x.shape[-1])).flatten(1)
     out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
     if metric == "euclidean":
-        return safe_norm(out.diff(dim=-2)).sum(-1)
+        return safe_norm(out[..., 1:, :] - out[..., :-1, :]).sum(-1)
     # Root probabilities lie on the sphere, where the Fisher distance is twice the angle.
     points = unit_rows(out) if metric == "spherical" else (out.log_softmax(-1) / 2).exp()
     a, b = points[..., 1:, :], points[..., :-1, :]
