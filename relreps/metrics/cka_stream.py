@@ -103,7 +103,7 @@ class Frame(NamedTuple):
 def rounding_squared(x: Tensor, y: Tensor) -> Tensor:
     """Squared relative rounding of either side, ``(1, 2)``: their mean is that of mixed types."""
     eps = rounding_of(x.dtype), rounding_of(y.dtype)
-    return torch.tensor([[eps[0] ** 2, eps[1] ** 2]], dtype=torch.float64)
+    return torch.tensor([[eps[0] ** 2, eps[1] ** 2]], dtype=torch.float64, device="cpu")
 
 
 def cka_of_moments(moments: RowMoments, frames: Sequence[Frame], squared_eps: Tensor) -> Tensor:

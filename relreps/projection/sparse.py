@@ -238,6 +238,8 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
                 [0., 1.]])
     """
     for name, code in (("x", x), ("y", y)):
+        if not isinstance(code, Tensor):
+            raise checks.not_a_tensor(name, code, "a sparse CSR tensor")
         if code.layout != torch.sparse_csr or code.dim() != 2:
             raise TypeError(
                 f"`{name}` must be a two-dimensional sparse CSR tensor, got {code.layout}."
@@ -247,12 +249,17 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
             f"`x` and `y` must be codes for the same anchors, got {x.shape[1]} and {y.shape[1]}."
         )
     checks.check_size("chunk_size", chunk_size)
-    bounds, columns, values = y.crow_indices(), y.col_indices(), y.values()
-    scores = []
+    checks.check_device(x, y)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    x = x.to(torch.promote_types(dtype, torch.float32))
+    bounds, columns, values = y.crow_indices(), y.col_indices(), y.values().to(x.dtype)
+    scores = [values.new_zeros(x.shape[0], 0)]
     for start in range(0, y.shape[0], chunk_size):
         rows = bounds[start : start + chunk_size + 1]
         part = slice(int(rows[0]), int(rows[-1]))
         owner = torch.repeat_interleave(rows.diff())
         dense = values.new_zeros(y.shape[1], len(rows) - 1)
-        scores.append(x @ dense.index_put((columns[part], owner), values[part]))
-    return torch.cat(scores, 1) if scores else values.new_zeros(x.shape[0], 0)
+        dense = dense.index_put((columns[part], owner), values[part])
+        with full_precision(x):
+            scores.append(x @ dense)
+    return torch.cat(scores, 1).to(dtype)
