@@ -91,7 +91,7 @@ def sharpened(cosines: Tensor, exponent: float) -> Tensor:
     # Divided by the largest first: a power of small numbers underflows, their ratios do not.
     largest = cosines.detach().amax(-1, keepdim=True)
     ratios = cosines / torch.where(largest > 0, largest, 1)
-    positive = ratios > 0
+    positive = ~(ratios <= 0)  # NaN comes out again
     powers = torch.where(positive, torch.where(positive, ratios, 1) ** exponent, 0)
     return unit_rows(powers)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, unit_rows
-from relreps._core.rounding import safe_norm
+from relreps._core.rounding import safe_norm, unit_of
 from relreps._core.state import Stateful
 from relreps._core.warnings import NumericalWarning
 from relreps.similarity.base import Similarity
@@ -77,13 +77,17 @@ def attached_paths(x: Tensor, reference: Tensor, paths: Tensor, k: int) -> Tenso
 
     Which ones these are is a choice without gradient; how far they lie has one.
     """
+    # About the mean and in units of the size, where squares neither over- nor underflow.
+    mean = reference.mean(0)
+    unit = unit_of((reference - mean).abs().amax())
+    x, reference, paths = (x - mean) / unit, (reference - mean) / unit, paths / unit
     with torch.no_grad():
         near, _ = _nearest(x, reference, k)
     lengths = safe_norm(x[:, None, :] - reference[near])
     code = lengths[:, :1] + paths.mT[near[:, 0]]
     for i in range(1, k):  # one neighbour at a time: all of them would be (N, k, A)
         code = torch.minimum(code, lengths[:, i : i + 1] + paths.mT[near[:, i]])
-    return code
+    return code * unit
 
 
 class GraphGeodesic(Stateful, Similarity):
@@ -170,7 +174,10 @@ def segment_lengths(
     out: Tensor = decoder(points.reshape(-1, x.shape[-1])).flatten(1)
     out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
     if metric == "euclidean":
-        return safe_norm(out[..., 1:, :] - out[..., :-1, :]).sum(-1)
+        pieces = out[..., 1:, :] - out[..., :-1, :]
+        largest = pieces.detach().abs().amax((-2, -1), keepdim=True)
+        unit = torch.where(largest > 0, largest, 1)  # in which squares neither over- nor underflow
+        return safe_norm(pieces / unit).sum(-1) * unit[..., 0, 0]
     # Root probabilities lie on the sphere, where the Fisher distance is twice the angle.
     points = unit_rows(out) if metric == "spherical" else (out.log_softmax(-1) / 2).exp()
     a, b = points[..., 1:, :], points[..., :-1, :]

@@ -103,8 +103,10 @@ class Angular(Similarity):
 class Inner(Similarity):
     r"""Inner product of each row with each anchor, :math:`r_j = \langle x, a_j\rangle`.
 
-    Never rescaled: the released code of the papers divides by :math:`\sqrt D` here. Invariant to
-    rotations. O(NAD) time, one matrix product.
+    Never rescaled: the released code of the papers divides by :math:`\sqrt D` here. So it has the
+    range of the type: rows and anchors of which the lengths multiply to more than :math:`10^{38}`
+    in float32 give infinity or NaN, to less than :math:`10^{-45}` zero. Invariant to rotations.
+    O(NAD) time, one matrix product.
 
     Shape:
         - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.

@@ -148,3 +148,15 @@ def test_autocast_does_not_choose():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_comes_out_again(bad):
+    sparse = SparseRelativeProjection(D, A, 4).set_anchors(torch.randn(A, D))
+    x = torch.randn(3, D)
+    x[1, 2] = bad
+    code = sparse.topk(x)
+    assert code.values[1].isnan().all()
+    assert code.values[[0, 2]].isfinite().all()
+    assert ((code.indices >= 0) & (code.indices < A)).all()
+    assert sparse(x).to_dense()[1].isnan().any()
