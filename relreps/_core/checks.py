@@ -124,6 +124,12 @@ def _hidden(name: str) -> RuntimeError:
 
 def check_anchors(anchors: Tensor, num_anchors: int, features: int) -> None:
     """Refuse what is not ``(num_anchors, features)``."""
+    shape = tuple(getattr(anchors, "shape", ()))
+    if shape == (features, num_anchors) and num_anchors != features:
+        raise ValueError(
+            f"`anchors` must have shape ({num_anchors}, {features}), one row for each anchor, got "
+            f"{shape}: the transpose, or sizes in the other order."
+        )
     check_rows("anchors", anchors, features)
     if anchors.shape[0] != num_anchors:
         raise ValueError(

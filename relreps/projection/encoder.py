@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relreps._core import checks
+from relreps._core.modules import refuse_class, tensor_of
 from relreps._core.state import Stateful, write_all
 from relreps.anchors import EMAAnchors
 from relreps.projection.base import Projection
@@ -70,6 +71,8 @@ class RelativeEncoder(Stateful):
     ) -> None:
         super().__init__()
         checks.check_size("refresh_every", refresh_every)
+        refuse_class("encoder", encoder)
+        refuse_class("projection", projection)
         if not hasattr(projection, "project"):
             raise TypeError(
                 "`projection` must take anchors at the call (a method `project`), got "
@@ -148,14 +151,7 @@ class RelativeEncoder(Stateful):
         self._stale, self._encoded = True, self.projection.has_anchors()
 
     def _encode(self, inputs: Any) -> Tensor:
-        rows: Tensor = self.encoder(inputs)
-        if not isinstance(rows, Tensor):
-            raise TypeError(
-                f"`encoder` must return a tensor (rows, {self.projection.in_features}), got "
-                f"{type(rows).__name__}. Give a module that takes the tensor out of it, such as "
-                "the first of a tuple, or a pooled `last_hidden_state`."
-            )
-        return rows
+        return tensor_of("encoder", self.encoder, inputs)
 
     def _recorded_code(self, x: Any) -> Tensor:
         """What a recording has in it: no state is written there, and no switch of gradients."""
@@ -195,12 +191,14 @@ class RelativeEncoder(Stateful):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
             try:
                 anchors = self._encode(self.anchor_inputs)
-            except RuntimeError as error:
-                if tuple(getattr(self.anchor_inputs, "shape", ())) != wanted:
+            except (RuntimeError, ValueError) as error:
+                shape = tuple(getattr(self.anchor_inputs, "shape", ()))
+                what = {wanted: "that of encoded anchors", wanted[:1]: "that of indices"}.get(shape)
+                if what is None:
                     raise
                 raise ValueError(
-                    f"`encoder` does not take `anchor_inputs` of shape {wanted}, which is that of "
-                    "encoded anchors. Give the samples themselves: they are encoded here."
+                    f"`encoder` does not take `anchor_inputs` of shape {shape}, which is {what}. "
+                    "Give the samples themselves: they are encoded here."
                 ) from error
         if tuple(anchors.shape) != wanted:
             raise ValueError(

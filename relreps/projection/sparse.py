@@ -10,6 +10,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision, unit_rows
 from relreps._core.state import FittedModule, write_all
+from relreps.projection.base import warn_of_equal
 
 _INDEX_BITS = 32
 _LOW_HALF = (1 << _INDEX_BITS) - 1
@@ -171,6 +172,7 @@ class SparseRelativeProjection(FittedModule):
         """Copy anchors ``(A, D)``; they are stored with length one."""
         checks.check_anchors(anchors, self.num_anchors, self.in_features)
         checks.check_finite("anchors", anchors)
+        warn_of_equal(anchors)
         units = unit_rows(anchors)
         write_all([(self.anchors, units), (self.fitted, torch.ones_like(self.fitted))])
         self._fitted = True

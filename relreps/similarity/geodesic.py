@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, unit_rows
+from relreps._core.modules import refuse_class, tensor_of
 from relreps._core.rounding import safe_norm, unit_of
 from relreps._core.state import Stateful
 from relreps._core.warnings import NumericalWarning
@@ -147,6 +148,7 @@ class GraphGeodesic(Stateful, Similarity):
     @torch.no_grad()
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         """Path length from each anchor to each reference row, ``(A, M)``."""
+        checks.check_finite("anchors", anchors)
         return (shortest_paths(self.reference, anchors, self.k).to(anchors),)
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
@@ -171,7 +173,7 @@ def segment_lengths(
     """Lengths ``(N, A)`` of the decoded straight segments; see `RelativeGeodesic`."""
     t = torch.linspace(0, 1, steps + 1, dtype=x.dtype, device=x.device)[:, None]
     points = x[:, None, None] + t * (anchors[:, None] - x[:, None, None])  # (N, A, T + 1, D)
-    out: Tensor = decoder(points.reshape(-1, x.shape[-1])).flatten(1)
+    out = tensor_of("decoder", decoder, points.reshape(-1, x.shape[-1])).flatten(1)
     out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
     if metric == "euclidean":
         pieces = out[..., 1:, :] - out[..., :-1, :]
@@ -234,6 +236,7 @@ class RelativeGeodesic(nn.Module, Similarity):
         checks.check_choice("metric", metric, get_args(Metric))
         if chunk_size is not None:
             checks.check_size("chunk_size", chunk_size)
+        refuse_class("decoder", decoder)
         self.decoder = decoder
         self.steps = steps
         self.metric: Metric = metric

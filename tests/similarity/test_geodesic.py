@@ -200,3 +200,16 @@ def test_nan_comes_out_again(metric):
         code = similarity(x, a)
         assert code[1].isnan().all()
         assert code[[0, 2, 3]].isfinite().all()
+
+
+def test_mistakes_with_a_decoder_and_anchors_are_named():
+    x, a = torch.randn(4, 3), torch.randn(5, 3)
+    with pytest.raises(ValueError, match=r"`decoder` must take .* \(\d+, 3\).*this width"):
+        RelativeGeodesic(nn.Linear(4, 2))(x, a)
+    with pytest.raises(TypeError, match="`decoder` must return a tensor, got tuple"):
+        RelativeGeodesic(lambda z: (z,))(x, a)
+    with pytest.raises(TypeError, match="`decoder` must be an object, got the class Linear"):
+        RelativeGeodesic(nn.Linear)
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="`anchors` must be finite"):
+            GraphGeodesic(x, 2)(x, torch.full((2, 3), bad))

@@ -362,3 +362,11 @@ def test_what_is_not_finite_comes_out_again(similarity, bad):
         assert not code[1].isfinite().any()
         assert math.isinf(bad) or code[1].isnan().all()
         assert code[[0, 2, 3, 4]].isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("similarity", ["basis", sim.Parseval()], ids=str)
+def test_anchors_that_are_not_finite_are_named(similarity, bad):
+    """At the call, where nobody has looked at them before the decomposition."""
+    with pytest.raises(ValueError, match="`anchors` must be finite"):
+        relreps.relative_projection(rows(2), torch.full((5, 6), bad).double(), similarity)
