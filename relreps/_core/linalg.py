@@ -163,7 +163,7 @@ def _eigenroots(m: Tensor) -> tuple[Tensor, Tensor, float]:
     eps = torch.finfo(m.dtype).eps
     units = safe_sqrt(m.diagonal())
     inverse = safe_reciprocal(units)
-    known = checks.concrete(m) and not m.is_meta
+    known = checks.readable(m) and not m.is_meta
     if not (known and bool(units.amax() * inverse.amax() > _GRADED)):
         values, u = torch.linalg.eigh(m)
         return values.clamp(min=0).sqrt(), u, moment_tolerance(len(values), eps) ** 0.5
