@@ -272,7 +272,12 @@ def eager() -> bool:
 def recording() -> bool:
     """Whether a program is recorded, to be run elsewhere: by `torch.export`, or a trace."""
     exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # from torch 2.7
-    return torch.jit.is_tracing() or bool(exporting())
+    return traced() or bool(exporting())
+
+
+def traced() -> bool:
+    """Whether `torch.jit.trace` runs, or an exporter that goes by it."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def concrete(*tensors: Tensor) -> bool:

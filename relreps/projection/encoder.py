@@ -57,6 +57,7 @@ class RelativeEncoder(Stateful):
         Moschella et al., arXiv:2209.15430, section 4.
     """
 
+    fingerprint: Tensor
     _optional = ("configuration", "fingerprint")
 
     def __init__(
@@ -121,7 +122,7 @@ class RelativeEncoder(Stateful):
         return f"refresh_every={self.refresh_every}, detach_anchors={self.detach_anchors}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._stale = True
         self.anchor_inputs = tree_map_only(Tensor, fn, self.anchor_inputs)
         return self
@@ -129,7 +130,7 @@ class RelativeEncoder(Stateful):
     def _save_to_state_dict(self, *arguments: Any) -> None:
         if not self.fingerprint.is_meta:
             self.fingerprint.copy_(self._of_inputs())
-        super()._save_to_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(*arguments)
 
     def _check_state(self, state: dict[str, Any], prefix: str) -> None:
         super()._check_state(state, prefix)

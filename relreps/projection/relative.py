@@ -280,7 +280,7 @@ class RelativeProjection(FittedModule, Projection):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         dtype = self.anchors.dtype
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if self.anchors.dtype != dtype:  # what was prepared moved along, with its old rounding
             self._on_load()
         return self

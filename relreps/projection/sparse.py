@@ -31,7 +31,7 @@ def most_similar(rows: Tensor, anchors: Tensor, k: int, chunk_size: int) -> Tens
 
     Rows and anchors are of length one; a negative cosine counts as zero.
     """
-    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if checks.traced() or torch.onnx.is_in_onnx_export():
         return _most_similar_of_all(rows, anchors, k)
     last = anchors.shape[0] - 1
     best = rows.new_zeros((rows.shape[0], 0), dtype=torch.long)

@@ -22,7 +22,7 @@ class Distance(Similarity):
     """What these share: differences of coordinates about the anchors' mean, for an exponent p."""
 
     p: ClassVar[float]
-    prepared_names = ("mean", "centered")
+    prepared_names: ClassVar[tuple[str, ...]] = ("mean", "centered")
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         """The anchors' mean, and the anchors about it."""
