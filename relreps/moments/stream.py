@@ -181,7 +181,7 @@ class MomentStream(Stateful):
                 return torch.zeros_like(t, device=device)
             return as_float64(t.to(device)) if device.type != "mps" else t.cpu()
 
-        super()._apply(device_only, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(device_only, recurse)
         return self
 
 
