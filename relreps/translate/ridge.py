@@ -9,11 +9,19 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import full_precision
-from relreps._core.rounding import moment_tolerance
 from relreps._core.warnings import warn
 from relreps.moments import elementwise, outer
 from relreps.moments.value import times
-from relreps.translate.gram import RIDGES, Gram, Ridge, check_ridge, gcv, leave_one_out
+from relreps.translate.gram import (
+    STRONGEST,
+    Gram,
+    Ridge,
+    check_ridge,
+    cross_validated,
+    distinct,
+    least,
+    leave_one_out,
+)
 from relreps.translate.matrix import Post, Preprocessing
 from relreps.translate.problem import Problem, Solution
 from relreps.translate.procrustes import check_values
@@ -117,6 +125,12 @@ class RidgeTranslator(MomentTranslator):
                 "of `x`, where least squares is ill-posed: the others are ignored. Give more "
                 "pairs, or a ridge such as `ridge='gcv'`."
             )
+        if isinstance(self.ridge, str) and ridge == STRONGEST and pulled_to is None:
+            warn(
+                f"the strongest ridge that was tried, {ridge:g}, serves best, which leaves hardly "
+                "anything of the map: the pairs do not show that `y` follows from `x`. See that "
+                "they are in the same order on both sides, or give more."
+            )
         rank = rank if pulled_to is None else self.in_features
         return Solution(
             prior + correction, rank=rank, buffers={"penalty": torch.full_like(m.total, ridge)}
@@ -131,7 +145,6 @@ class RidgeTranslator(MomentTranslator):
         if not isinstance(self.ridge, str):
             return float(self.ridge)
         m = problem.moments
-        penalties = gram.level * torch.tensor(RIDGES, dtype=m.xx.dtype, device=m.xx.device)
         if self.ridge == "gcv":
             # Squares of what the prior leaves, |y - x P|² = yy - P·(2 xy - xx P), where the bracket
             # is xy + rest; feature by feature, so that each can be weighed by its unit.
@@ -141,16 +154,16 @@ class RidgeTranslator(MomentTranslator):
             whole = _squares_in_units(squares, problem)
             explained = along.square().sum(1) / values
             count = m.effective_rows - int(problem.source.shift is not None)
-            scores = gcv(values, explained, whole, count, penalties)
-        else:
-            if problem.rows is None:
-                raise _needs_rows()
-            left, right = problem.rows()
-            right = _in_units(right - left @ prior, problem)
-            centered = problem.source.shift is not None
-            tolerance = moment_tolerance(left.shape[1], m.eps)
-            scores = leave_one_out(left, right, problem.weights, centered, penalties, tolerance)
-        return RIDGES[int(scores.argmin())]
+            width = self.in_features
+            return cross_validated(
+                values, explained, whole, count, gram.level, width, gram.tolerance
+            )
+        if problem.rows is None:
+            raise _needs_rows()
+        left, right = problem.rows()
+        pairs = distinct(left, _in_units(right - left @ prior, problem), problem.weights)
+        centered = problem.source.shift is not None
+        return least(leave_one_out(*pairs, centered, gram.tolerance), gram.level)
 
 
 class LinearTranslator(RidgeTranslator):

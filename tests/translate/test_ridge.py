@@ -23,10 +23,11 @@ from relreps import (
 from relreps.moments import FeatureMoments
 from relreps.parity import SGDAffineTranslator
 from relreps.translate import ProcrustesRidgeTranslator, ReducedRankTranslator, WhitenedTranslator
-from relreps.translate.gram import RIDGES
 
 close = torch.testing.assert_close
 WIDTHS = [(6, 6), (4, 7), (7, 4)]
+#: All strengths of a penalty that are tried, if the least lies on the edge of the first grid.
+RIDGES = [10 ** (step / 4) for step in range(-48, 25)]
 each_width = pytest.mark.parametrize("widths", WIDTHS, ids=str)
 
 #: Every translator that follows from moments, with what it needs beyond the widths.
@@ -239,9 +240,13 @@ def test_leave_one_out_is_scikit_learns(n, noise):
     x, y = pairs(n=n, noise=noise)
     level = float((x - x.mean(0)).square().sum() / 6)
     oracle = RidgeCV([r * level for r in RIDGES]).fit(x.numpy(), y.numpy())
-    t = fitted(AffineTranslator, x, y, ridge="loo")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        t = fitted(AffineTranslator, x, y, ridge="loo")
     assert float(t.penalty) == pytest.approx(oracle.alpha_ / level)
     close(t(x), torch.from_numpy(oracle.predict(x.numpy())))
+    strongest = oracle.alpha_ / level > 0.9 * RIDGES[-1]
+    assert [w.category for w in said] == [NumericalWarning] * strongest
 
 
 def brute_force(x, y, ridge, pre):
@@ -267,8 +272,7 @@ def test_leave_one_out_is_exact(cls, n):
     assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
 
 
-@pytest.mark.parametrize("pre", ["center", "standard"])
-@pytest.mark.parametrize("n", [20, 5])
+@pytest.mark.parametrize(("n", "pre"), [(20, "center"), (20, "standard"), (5, "center")])
 def test_gcv_is_its_formula(n, pre):
     x, y = pairs(n=n, noise=5.0)
     a, b = x - x.mean(0), y - y.mean(0)
@@ -282,6 +286,109 @@ def test_gcv_is_its_formula(n, pre):
         scores.append(((eye - hat) @ b).square().sum() / (n - hat.trace()) ** 2)
     t = fitted(AffineTranslator, x, y, ridge="gcv", pre=pre)
     assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
+
+
+def few_of_a_wide_space(n=60, d=100, copies=(), noise=0.0, rest=400):
+    """Fewer pairs than features, the first of them repeated; and other pairs to measure on."""
+    decay = torch.arange(1, d + 1).double() ** -0.7
+    x = normal(n + rest, d) * decay
+    y = x @ torch.linalg.qr(normal(d, d)).Q + 0.1 * normal(n + rest, d)
+    test = x[n:], y[n:]
+    x, y = x[:n], y[:n]
+    again = torch.tensor(copies, dtype=torch.long)
+    near_x, near_y = (s[again] + noise * s.std() * normal(len(copies), d) for s in (x, y))
+    return torch.cat((x, near_x)), torch.cat((y, near_y)), test
+
+
+def error(t, test):
+    return float((t(test[0]) - test[1]).square().sum() / test[1].square().sum())
+
+
+REPEATS = {
+    "one": ([0], 0.0),
+    "one-nearly": ([0], 0.01),
+    "one-thrice": ([0, 0, 0], 0.0),
+    "a-tenth": (range(6), 0.0),
+    "a-tenth-nearly": (range(6), 0.01),
+    "half": (range(30), 0.0),
+    "all": (range(60), 0.0),
+}
+each_repeat = pytest.mark.parametrize(("copies", "noise"), REPEATS.values(), ids=REPEATS)
+
+
+@pytest.mark.parametrize("ridge", ["gcv", "loo"])
+@pytest.mark.parametrize("pre", ["center", "standard"])
+@each_repeat
+def test_repeated_pairs_do_not_choose_the_ridge(ridge, pre, copies, noise):
+    """A copy is fitted by its twin at any penalty: it says nothing of new rows."""
+    x, y, test = few_of_a_wide_space(copies=list(copies), noise=noise)
+    t = fitted(AffineTranslator, x, y, ridge=ridge, pre=pre)
+    best = min(
+        error(fitted(AffineTranslator, x, y, ridge=r, pre=pre), test) for r in RIDGES[20:60:2]
+    )
+    assert error(t, test) < 1.1 * best
+    if ridge == "gcv":  # the same in every route
+        stream = AffineTranslator(100, 100, ridge="gcv", pre=pre).double()
+        for some in (slice(0, 20), slice(20, None)):
+            stream.partial_fit(x[some], y[some])
+        close(stream.solve()(x), t(x))
+
+
+@pytest.mark.parametrize("ridge", ["gcv", "loo"])
+def test_repeats_in_float32_and_with_weights(ridge):
+    x, y, test = few_of_a_wide_space(copies=[0, 1])
+    wanted = fitted(AffineTranslator, x, y, ridge=ridge)
+    single = AffineTranslator(100, 100, ridge=ridge).fit(x.float(), y.float())
+    assert float(single.penalty) == pytest.approx(float(wanted.penalty))
+    weights = torch.ones(62).double()
+    weights[:2], weights[60:] = 1.5, 0.5
+    weighted = fitted(AffineTranslator, x, y, weights=weights, ridge=ridge)
+    assert error(weighted, test) < 1.05 * error(wanted, test)
+
+
+def test_leaving_out_equal_rows_together_is_exact():
+    """Brute force: all copies of a row are left out at once."""
+    x, y = pairs(n=12, noise=5.0)
+    x = torch.cat((x, x[:4], x[:2]))
+    y = torch.cat((y, y[:6] + normal(6, 5)))
+    of = torch.tensor([*range(12), *range(4), *range(2)])
+    level = (x - x.mean(0)).square().sum() / 6
+    scores = []
+    for ridge in RIDGES:
+        total = 0.0
+        for i in range(12):
+            rest = of != i
+            a, b = x[rest] - x[rest].mean(0), y[rest] - y[rest].mean(0)
+            m = torch.linalg.solve(a.mT @ a + ridge * level * torch.eye(6).double(), a.mT @ b)
+            moved = (x[~rest] - x[rest].mean(0)) @ m + y[rest].mean(0)
+            total += (moved - y[~rest]).square().sum()
+        scores.append(total)
+    t = fitted(AffineTranslator, x, y, ridge="loo")
+    assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
+
+
+@pytest.mark.parametrize(("n", "rank"), [(200, 5), (33, 30), (60, 30)])
+def test_an_exact_map_has_hardly_a_ridge(n, rank):
+    """Pairs that are all fitted need not be copies: here an exact map fits them."""
+    x = normal(n, rank) @ normal(rank, 30)
+    y = x @ normal(30, 4)
+    t = fitted(AffineTranslator, x, y, ridge="gcv")
+    close(t(x), y, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ridge", ["gcv", "loo"])
+def test_unrelated_pairs_are_said_to_be(ridge):
+    torch.manual_seed(1)
+    x, y = normal(40, 3), normal(40, 3)
+    y = (
+        y
+        - torch.cat((torch.ones(40, 1).double(), x), 1)
+        @ torch.linalg.lstsq(torch.cat((torch.ones(40, 1).double(), x), 1), y).solution
+    )
+    y = y + 1e-3 * x
+    with pytest.warns(NumericalWarning, match="the strongest ridge.*serves best"):
+        t = fitted(AffineTranslator, x, y, ridge=ridge)
+    close(t(x), y.mean(0).expand_as(y), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("ridge", ["gcv", "loo"])
