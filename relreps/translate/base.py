@@ -8,7 +8,8 @@ from typing import Self
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.state import FittedModule, options
+from relreps._core.description import options
+from relreps._core.state import FittedModule
 
 
 class Translator(FittedModule, ABC):

@@ -58,8 +58,8 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
 
 def check_values(x: Tensor, y: Tensor) -> None:
     """Refuse rows that are not finite, which a decomposition would refuse in its own words."""
-    if checks.eager():
-        for name, rows in (("x", x), ("y", y)):
+    for name, rows in (("x", x), ("y", y)):
+        if checks.readable(rows):
             checks.check_finite(name, rows.detach())
 
 

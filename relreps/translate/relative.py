@@ -259,13 +259,13 @@ class InverseRelativeTranslator(Translator):
             "decoder": decoder,
             "mean_y": mean,
             "condition_number": torch.stack(conditions).amax(),
-            "used_ridge": torch.tensor(ridges).mean(),
-            "num_kept": torch.tensor(kept_least),
+            "used_ridge": decoder.new_tensor(ridges).mean(),
+            "num_kept": self.num_kept.new_tensor(kept_least),
         }
 
     def _kept(self, units: Tensor, generator: torch.Generator | None) -> Tensor:
         """Anchors that stay, in ascending order."""
-        order = torch.arange(len(units))
+        order = torch.arange(len(units), device=units.device)
         if self.subspaces > 1:
             order = shuffled(len(units), generator)
         order = order.to(units.device)
