@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps._core import checks
+from relreps._core import checks, draws
 from relreps._core.linalg import full_precision, unit_rows
 from relreps._core.warnings import warn
 from relreps.correspondence import spaces, transport
@@ -113,6 +113,7 @@ def discover_parallel_anchors(
     """
     spaces.check_spaces(x, y, num_anchors, max_samples)
     checks.check_positive("epsilon", epsilon)
+    checks.check_generator(generator)
     known = checked_seeds(seeds, len(x), len(y), x.device)
     s = len(known[0])
     if num_anchors < s:
@@ -210,7 +211,7 @@ def _share_by_chance(
 ) -> float:
     """Share of the pairs that are each other's nearest after a start that pairs at random."""
     shuffled = y if seeds else start.y
-    shuffled = shuffled[torch.randperm(len(shuffled), generator=generator).to(y.device)]
+    shuffled = shuffled[draws.shuffled(len(shuffled), generator).to(y.device)]
     if seeds:
         y, shuffled = shuffled, shuffled[:seeds]
     anchors = _alternated(x, y, start._replace(y=shuffled), epsilon, seeds)[0]

@@ -152,4 +152,4 @@ def _matching_order(a: Tensor, b: Tensor, generator: torch.Generator | None) -> 
     tries = (
         quadratic_assignment(left, right, method="2opt", options=options) for _ in range(_ORDERS)
     )
-    return torch.as_tensor(max(tries, key=lambda t: float(t.fun)).col_ind)
+    return torch.from_numpy(max(tries, key=lambda t: float(t.fun)).col_ind)

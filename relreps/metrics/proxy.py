@@ -67,7 +67,7 @@ def _points_apart(name: str, unit: Tensor, eps: float, speaks: bool) -> Tensor:
 def _check_anchors(anchors: Tensor, x: Tensor) -> None:
     """Refuse what is not indices of rows."""
     if not isinstance(anchors, Tensor):
-        raise TypeError(f"`anchors` must be a tensor of row indices, got {type(anchors).__name__}.")
+        raise checks.not_a_tensor("anchors", anchors, "a tensor of row indices")
     if anchors.dtype not in (torch.int64, torch.int32):
         raise TypeError(
             f"`anchors` must be integers, the indices of rows, got {anchors.dtype}. "
@@ -78,7 +78,7 @@ def _check_anchors(anchors: Tensor, x: Tensor) -> None:
             "`anchors` must have shape (A,), with at least one index of a row, got "
             f"{tuple(anchors.shape)}."
         )
-    if checks.eager() and not anchors.is_meta:
+    if checks.readable(anchors) and not anchors.is_meta:
         low, high = (int(bound) for bound in anchors.aminmax())
         if low < 0 or high >= x.shape[0]:
             raise ValueError(
