@@ -170,7 +170,7 @@ def death_time_quantiles(
     if samples_per_class is not None:
         checks.check_size("samples_per_class", samples_per_class, minimum=2)
     if labels is None:
-        labels = torch.zeros(len(x), dtype=torch.long)
+        labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
     checks.check_labels(labels, len(x))
     classes, counts = labels.cpu().unique(return_counts=True)
     least = samples_per_class or 2
