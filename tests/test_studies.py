@@ -9,7 +9,7 @@ import pytest
 
 STUDIES = Path(__file__).parents[1] / "studies"
 # The studies are in the repository alone, not in what is released.
-_run = pytest.importorskip("_run")
+_run, _paired = pytest.importorskip("_run"), pytest.importorskip("_paired")
 NAMES = sorted(path.stem for path in STUDIES.glob("[!_]*.py"))
 
 
