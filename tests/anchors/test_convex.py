@@ -151,6 +151,16 @@ def test_coverage_is_the_mean_squared_distance_to_the_nearest(normalize):
     assert soft[0] < wanted
 
 
+@pytest.mark.parametrize("options", [{}, {"normalize": False}, {"temperature": 0.1}])
+def test_coverage_of_two_types_is_that_of_the_wider_one(options):
+    x, anchors = samples().float(), samples(A).double()
+    wanted = coverage_loss(x.double(), anchors, **options)
+    close(coverage_loss(x, anchors, **options), wanted.float())
+    close(coverage_loss(anchors, x, **options), coverage_loss(anchors, x.double(), **options))
+    half = coverage_loss(x.half(), anchors, **options)
+    close(half, coverage_loss(x.half().double(), anchors, **options).half())
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_coverage_of_positions_far_from_the_origin(temperature):
     x, anchors = ((torch.randn(n, D) + 1e4).requires_grad_() for n in (N, A))
