@@ -54,6 +54,7 @@ TESTS = (
 )
 #: Where progress is told, whatever pytest does to the standard output.
 TERMINAL = os.fdopen(os.dup(1), "w")
+BROKEN = 70  # the status of a fork in which this script has failed, not a test
 PATIENCE = 60.0  # seconds of tests that a survivor has to pass
 
 
@@ -469,7 +470,7 @@ def _forked(tree: Path, call, seconds: float, log: Path) -> int | str:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        code = 70
+        code = BROKEN
         try:
             os.setsid()
             os.chdir(tree)
@@ -520,6 +521,8 @@ def killed_by(mutant: Mutant, tree: Path, reach: Reach, session: Any) -> str:
         status = _forked(tree, run, 60 + 10 * min(spent, PATIENCE), log)
     finally:
         path.write_text(source, encoding="utf-8")
+    if status == BROKEN:
+        raise RuntimeError(f"{mutant.file}: {log.read_text(errors='replace')}")
     if status in (0, 5):  # 5: nothing was collected
         return ""
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
@@ -562,7 +565,7 @@ def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
     sys.dont_write_bytecode = True
     path = next(iter(codes.values())).co_filename
     gc.unfreeze()
-    live = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
+    live = [f for f in gc.get_objects() if type(f) is FunctionType]
     live = [f for f in live if f.__code__.co_filename == path]
     for (name, number), code in codes.items():
         lines = sorted({f.__code__.co_firstlineno for f in live if f.__code__.co_qualname == name})
