@@ -384,15 +384,18 @@ class _Watch:
     """Tells the coverage which test runs, and notes how long it takes."""
 
     def __init__(self, measured) -> None:
-        self.measured, self.seconds, self.failed = measured, {}, set()
+        self.measured, self.seconds = measured, {}
+        self.failed, self.skipped = set(), set()
 
     def pytest_runtest_logstart(self, nodeid, location):
         self.measured.switch_context(nodeid)
 
     def pytest_runtest_logreport(self, report):
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if not report.passed:
+        if report.failed:
             self.failed.add(report.nodeid)
+        if report.skipped:
+            self.skipped.add(report.nodeid)
 
 
 def learn(tree: Path, kept: Path) -> Reach:
@@ -435,7 +438,8 @@ def _measure(tree: Path, name: Path) -> int:
     measured.start()
     code = pytest.main([*OPTIONS, *(f"tests/{test}" for test in TESTS)], plugins=[watch])
     measured.stop()
-    tests = {test: s for test, s in watch.seconds.items() if test not in watch.failed}
+    useless = watch.failed | watch.skipped
+    tests = {test: s for test, s in watch.seconds.items() if test not in useless}
     place = {test: i for i, test in enumerate(tests)}
     data, lines = measured.get_data(), {}
     for path in data.measured_files():
@@ -563,7 +567,7 @@ def changed_codes(old: str, new: str, path: str) -> Codes:
 def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
     """Run tests that are collected already, with functions that are imported already, changed."""
     sys.dont_write_bytecode = True
-    path = next(iter(codes.values())).co_filename
+    path = next((code.co_filename for code in codes.values()), "")
     gc.unfreeze()
     live = [f for f in gc.get_objects() if type(f) is FunctionType]
     live = [f for f in live if f.__code__.co_filename == path]
@@ -573,7 +577,7 @@ def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
             at = function.__code__.co_qualname, function.__code__.co_firstlineno
             if at == (name, lines[number]):
                 function.__code__ = code
-    if not any(f.__code__ is code for f in live for code in codes.values()):
+    if codes and not any(f.__code__ is code for f in live for code in codes.values()):
         return _anew(chosen)  # of what is only reached through others
     place = {test: i for i, test in enumerate(chosen)}
     items = [item for item in session.items if item.nodeid in place]
@@ -582,7 +586,7 @@ def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
         following = items[i + 1] if i + 1 < len(items) else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
-            print(f"FAILED {item.nodeid}", flush=True)
+            Path("mutant.log").write_text(f"FAILED {item.nodeid}\n")  # pytest has the output
             return 1
     return 0
 
@@ -681,6 +685,11 @@ def _work(made: list[Mutant], tree: Path, reach: Reach, out: Path) -> int:
 
 def _judge(made: list[Mutant], tree: Path, reach: Reach, out: Path, session: Any) -> None:
     """A line of the answer file for each mutant."""
+    quick = sorted(reach.tests, key=lambda test: (reach.tests[test], test))[:300:3]
+    if _forked(tree, lambda: _in_place(session, quick, {}), 600, tree / "mutant.log"):
+        said = (tree / "mutant.log").read_text(errors="replace")
+        print(f"Tests fail in a fork of the package itself: {said}", file=TERMINAL, flush=True)
+        return
     sources = {m.file: (tree / "relreps" / m.file).read_text(encoding="utf-8") for m in made}
     with out.open("a", encoding="utf-8") as answers:
         for mutant in made:

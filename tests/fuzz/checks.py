@@ -94,7 +94,7 @@ def shrunk(outcome):
 
 def _check(draw, subject: Subject, outcome):
     chosen = draw.random.sample(
-        ["layout", "order", "rows", "state", "atomic", "gradient", "again"], 3
+        ["layout", "order", "rows", "axes", "state", "atomic", "gradient", "again"], 3
     )
     context = draw.context()
     finite = all(bool(x.isfinite().all()) for x in subject.inputs)
@@ -333,6 +333,19 @@ def _check_rows(draw, subject, base, error):
     error.check("rows are independent", one, Answer([leaf[row : row + 1] for leaf in base.leaves]))
 
 
+def _check_axes(draw, subject, base, error):
+    """Leading axes, where they are taken, change nothing."""
+    place = {"map": 0, "fit": len(subject.inputs) - 1}.get(subject.kind)
+    if place is None:
+        return
+    inputs = [x[None] if i == place else x for i, x in enumerate(subject.inputs)]
+    batched = answered(subject.call, inputs)
+    if batched.error is None:
+        if batched.leaves[0].shape != base.leaves[0][None].shape:
+            raise Broken("leading axes", f"shape {tuple(batched.leaves[0].shape)}")
+        error.check("leading axes", Answer([leaf[0] for leaf in batched.leaves]), base)
+
+
 def _check_state(draw, subject, base, error):
     if not subject.make:
         return
@@ -408,6 +421,7 @@ CHECKS = {
     "layout": _check_layout,
     "order": _check_order,
     "rows": _check_rows,
+    "axes": _check_axes,
     "state": _check_state,
     "gradient": _check_gradient,
     "again": _check_again,
