@@ -52,6 +52,8 @@ TESTS = (
     *("metrics", "projection", "correspondence", "values"),
     *("test_contract.py", "test_invariance.py", "test_spectral_loss.py", "test_stitching.py"),
 )
+#: Every function there is once the tests are collected.
+LIVE: list[FunctionType] = []
 #: Where progress is told, whatever pytest does to the standard output.
 TERMINAL = os.fdopen(os.dup(1), "w")
 BROKEN = 70  # the status of a fork in which this script has failed, not a test
@@ -568,9 +570,7 @@ def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
     """Run tests that are collected already, with functions that are imported already, changed."""
     sys.dont_write_bytecode = True
     path = next((code.co_filename for code in codes.values()), "")
-    gc.unfreeze()
-    live = [f for f in gc.get_objects() if type(f) is FunctionType]
-    live = [f for f in live if f.__code__.co_filename == path]
+    live = [f for f in LIVE if f.__code__.co_filename == path]
     for (name, number), code in codes.items():
         lines = sorted({f.__code__.co_firstlineno for f in live if f.__code__.co_qualname == name})
         for function in live:
@@ -664,6 +664,7 @@ class _Host:
 
     def pytest_runtestloop(self, session):
         gc.collect()
+        LIVE.extend(f for f in gc.get_objects() if type(f) is FunctionType)
         gc.freeze()  # or every fork would copy what the collector touches
         self.judge(session)
         return True
