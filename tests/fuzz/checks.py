@@ -116,7 +116,8 @@ def _check(draw, subject: Subject, outcome):
     if base.error is not None:
         return
     error = _Error(draw, subject, base) if finite else None
-    if error and subject.exact:
+    holds_halves = subject.parameters and subject.inputs[0].dtype.itemsize < 4
+    if error and subject.exact and not holds_halves:
         error.check("float64 is the right answer", base, error.reference)
     for check in chosen:
         if check in CHECKS and (finite or check == "layout"):
@@ -363,7 +364,8 @@ def _check_state(draw, subject, base, error):
         wanted = list(leaves(subject.use(module, *subject.inputs)))
         for how, other in others.items():
             for a, b in zip(leaves(subject.use(other, *subject.inputs)), wanted, strict=True):
-                if not torch.equal(a.nan_to_num(), b.nan_to_num()):
+                # What follows from the state may be computed anew, in another order.
+                if not torch.allclose(a, b, 1e-5, 1e-30, equal_nan=True):
                     raise Broken("state", f"{how}: {a.flatten()[:3]}, not {b.flatten()[:3]}")
 
 
