@@ -31,6 +31,12 @@ def test_mixtures_are_parallel_in_every_affine_copy_of_the_space():
     close(module.weights.sum(1), torch.ones(A, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_coverage_loss_has_the_type_of_its_rows(dtype):
+    x, anchors = torch.randn(6, 3).to(dtype), torch.randn(2, 3).to(dtype)
+    assert coverage_loss(x, anchors).dtype == dtype
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.2, 5.0])
 def test_mixtures_start_near_different_samples(temperature):
     weights = ConvexAnchors(N, A, temperature=temperature).weights
