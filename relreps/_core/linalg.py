@@ -19,10 +19,13 @@ from torch import Tensor
 
 from relreps._core.rounding import moment_tolerance, rank_tolerance, safe_reciprocal
 
+#: Half types: they hold results, and everything is computed in float32.
+HALF = (torch.float16, torch.bfloat16)
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` itself, or its float32 copy if it is of a half type."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def as_float64(x: Tensor) -> Tensor:

@@ -146,6 +146,7 @@ def coverage_loss(
     """
     checks.check_rows("x", x)
     checks.check_rows("anchors", anchors, x.shape[1])
+    checks.check_device(x, anchors, ("x", "anchors"))
     if temperature != 0:
         checks.check_positive("temperature", temperature)
     with full_precision(x):

@@ -20,6 +20,7 @@ def check_samples(x: Tensor, num_anchors: int) -> None:
             f"`num_anchors` must be at most the number of samples, got {num_anchors} "
             f"anchors and {x.shape[0]} samples. Give more samples or ask for fewer anchors."
         )
+    checks.check_readable("x", x)
     checks.check_finite("x", x)
     check_distinct("num_anchors", num_anchors, x)
 

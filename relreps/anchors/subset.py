@@ -116,6 +116,7 @@ def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
 def _kept_precision(anchors: Tensor) -> Tensor:
     """Checked anchors in float64, their largest entry near 1."""
     checks.check_rows("anchors", anchors)
+    checks.check_readable("anchors", anchors)
     checks.check_finite("anchors", anchors)
     rows = as_float64(anchors)
     largest = rows.abs().max() if rows.numel() else rows.new_zeros(())

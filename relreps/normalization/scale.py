@@ -89,6 +89,8 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    checks.check_floating("mean", mean)
+    checks.check_features("x", x, mean.shape[-1])
     wide = at_least_float32(x)
     return ((wide - mean.to(wide.dtype)) * safe_reciprocal(std.to(wide.dtype))).to(x.dtype)
 
@@ -99,6 +101,8 @@ def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    checks.check_floating("mean", mean)
+    checks.check_features("x", x, mean.shape[-1])
     wide = at_least_float32(x)
     return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, Residues, residues
-from relreps._core.linalg import at_least_float32, inverse_sqrt
+from relreps._core.linalg import at_least_float32, full_precision, inverse_sqrt
 from relreps._core.rounding import rounding_of
 from relreps.moments import RowMoments, outer
 from relreps.normalization.base import Affine, AffineNormalizer, Statistics
@@ -19,8 +19,11 @@ def whiten(x: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean: :math:`(D,)`; matrix: :math:`(D, D)`. Output: as ``x``.
     """
+    checks.check_floating("mean", mean)
+    checks.check_features("x", x, mean.shape[-1])
     wide = at_least_float32(x)
-    return ((wide - mean.to(wide.dtype)) @ matrix.to(wide.dtype)).to(x.dtype)
+    with full_precision(x):
+        return ((wide - mean.to(wide.dtype)) @ matrix.to(wide.dtype)).to(x.dtype)
 
 
 class Whiten(AffineNormalizer):
@@ -129,7 +132,8 @@ class Whiten(AffineNormalizer):
         """Rows with the covariance of the reference."""
         mean, _, unmatrix = statistics
         wide = at_least_float32(x)
-        rows: Tensor = wide @ unmatrix.to(wide.dtype) + mean.to(wide.dtype)
+        with full_precision(x):
+            rows: Tensor = wide @ unmatrix.to(wide.dtype) + mean.to(wide.dtype)
         return rows.to(x.dtype)
 
     def _covariance(self, moments: RowMoments) -> tuple[Tensor, Tensor]:

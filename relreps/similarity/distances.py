@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relreps._core.invariance import closure
 from relreps._core.linalg import at_least_float32
+from relreps._core.pairwise import distances
 from relreps._core.rounding import safe_reciprocal
 from relreps.similarity import span
 from relreps.similarity.base import Similarity, SimilarityLike, resolve
@@ -32,10 +33,13 @@ class Distance(Similarity):
         """Distances of the rows about the same mean."""
         wide = at_least_float32(x)
         mean, centered = (tensor.to(wide.dtype) for tensor in prepared)
-        rows = (wide - mean).reshape(-1, wide.shape[-1])
-        # Always the product form for p = 2: the other one is chosen by size, so that the answer for
-        # a row would depend on its batch, and is not twice differentiable.
-        code = torch.cdist(rows, centered, p=self.p, compute_mode="use_mm_for_euclid_dist")
+        rows = (wide - mean).reshape(math.prod(x.shape[:-1]), wide.shape[-1])
+        if self.p == 2:
+            # Always the product form: which of the two torch takes depends on sizes, so that the
+            # answer for a row would depend on its batch.
+            code = torch.cdist(rows, centered, compute_mode="use_mm_for_euclid_dist")
+        else:
+            code = distances(rows, centered, self.p)
         return code.reshape(*x.shape[:-1], centered.shape[0]).to(x.dtype)
 
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
@@ -150,6 +154,7 @@ class Rescaled(Similarity):
             _distance=distance,
             prepared_names=("unit", *names) if names else (),
             self_contained=distance.self_contained,
+            widens=distance.widens,
         )
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:

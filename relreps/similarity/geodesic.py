@@ -211,6 +211,7 @@ class RelativeGeodesic(nn.Module, Similarity):
     """
 
     self_contained = False
+    widens = False
     prepared_names = ("rows",)
 
     def __init__(

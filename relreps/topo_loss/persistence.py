@@ -161,6 +161,7 @@ def death_time_quantiles(
                 [0.5000, 0.5000, 0.5000]])
     """
     checks.check_rows("x", x, minimum=2)
+    checks.check_readable("x", x)
     checks.check_generator(generator)
     rule = _of_points(metric)
     if isinstance(quantiles, int | float | str) or not len(quantiles):
