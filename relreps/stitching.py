@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core.modules import evaluating
+from relreps._core.state import Stateful
 from relreps._core.tables import ScoreTable
 
 
-class StitchedModel(nn.Module):
+class StitchedModel(Stateful):
     r"""Encoder, optional translator, decoder: :math:`x \mapsto d(t(e(x)))`.
 
     Nothing is trained. With encoders that give relative codes no translator is needed.

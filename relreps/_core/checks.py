@@ -283,6 +283,11 @@ def readable(*tensors: Tensor) -> bool:
     return True
 
 
+def plain() -> bool:
+    """Outside of tracing and of every transform of `torch.func`, whatever tensors they act on."""
+    return eager() and torch._C._functorch.peek_interpreter_stack() is None
+
+
 def on_host(x: Tensor) -> bool:
     """Whether values may be looked at, and host libraries used: on the CPU, outside of tracing."""
     return x.device.type == "cpu" and concrete(x)

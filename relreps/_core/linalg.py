@@ -17,7 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relreps._core.rounding import moment_tolerance, rank_tolerance, safe_reciprocal
+from relreps._core import checks
+from relreps._core.rounding import moment_tolerance, rank_tolerance, safe_reciprocal, safe_sqrt
+
+#: Ratio of the units of features from which on an eigendecomposition of their products loses digits
+#: of the small ones.
+_GRADED = 2.0**10
 
 #: Half types: they hold results, and everything is computed in float32.
 HALF = (torch.float16, torch.bfloat16)
@@ -123,11 +128,11 @@ class _InverseSqrt(torch.autograd.Function):
 
     @staticmethod
     def forward(m: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        values, u = torch.linalg.eigh(m)
-        live = values > values[-1:] * moment_tolerance(len(values), torch.finfo(values.dtype).eps)
+        roots, u, share = _eigenroots(m)
+        live = roots > roots[-1:] * share
         if noise is not None:
-            live = live & (values > noise @ u.square())
-        inverse = torch.where(live, torch.where(live, values, 1).rsqrt(), 0)
+            live = live & (roots.square() > noise @ u.square())
+        inverse = torch.where(live, 1 / torch.where(live, roots, 1), 0)
         return (u * inverse) @ u.mT, inverse, u
 
     @staticmethod
@@ -148,6 +153,27 @@ class _InverseSqrt(torch.autograd.Function):
         inner = (u.mT @ grad @ u) * slope
         out: Tensor = u @ inner @ u.mT
         return _first_order_only((out + out.mT) / 2, m, "inverse_sqrt"), None
+
+
+def _eigenroots(m: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Roots of the eigenvalues of a positive semidefinite matrix, ascending, with their directions.
+
+    And the share of the largest root that is rounding. An eigendecomposition knows eigenvalues up
+    to the rounding of the largest one. Where the diagonal says that they differ widely, the
+    matrix D R D is taken apart in units D in which it has ones on the diagonal: the singular values
+    of sqrt(R) D are the roots themselves, up to the rounding of the largest root.
+    """
+    eps = torch.finfo(m.dtype).eps
+    units = safe_sqrt(m.diagonal())
+    inverse = safe_reciprocal(units)
+    known = checks.readable(m) and not m.is_meta
+    if not (known and bool(units.amax() * inverse.amax() > _GRADED)):
+        values, u = torch.linalg.eigh(m)
+        return values.clamp(min=0).sqrt(), u, moment_tolerance(len(values), eps) ** 0.5
+    values, q = torch.linalg.eigh(m * inverse[:, None] * inverse)
+    factor = (q * values.clamp(min=0).sqrt()).mT * units
+    _, s, vh = torch.linalg.svd(factor)
+    return s.flip(0), vh.flip(0).mT, rank_tolerance(len(s), eps)
 
 
 class _PolarFactor(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision, unit_rows
-from relreps._core.state import FittedModule
+from relreps._core.state import FittedModule, write_all
 
 _INDEX_BITS = 32
 _LOW_HALF = (1 << _INDEX_BITS) - 1
@@ -140,6 +140,7 @@ class SparseRelativeProjection(FittedModule):
         self.exponent = exponent
         self.chunk_size = chunk_size
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
+        self._keep_configuration(k=k, exponent=exponent)
 
     @property
     def out_features(self) -> int:
@@ -156,8 +157,9 @@ class SparseRelativeProjection(FittedModule):
         """Copy anchors ``(A, D)``; they are stored with length one."""
         checks.check_anchors(anchors, self.num_anchors, self.in_features)
         checks.check_finite("anchors", anchors)
-        self.anchors.copy_(unit_rows(anchors))
-        self.mark_fitted()
+        units = unit_rows(anchors)
+        write_all([(self.anchors, units), (self.fitted, torch.ones_like(self.fitted))])
+        self._fitted = True
         return self
 
     def topk(self, x: Tensor) -> TopK:
