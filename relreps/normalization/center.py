@@ -19,6 +19,7 @@ def center(x: Tensor, mean: Tensor) -> Tensor:
     """
     checks.check_floating("mean", mean)
     checks.check_features("x", x, mean.shape[-1])
+    checks.check_device(x, mean, ("x", "mean"))
     wide = at_least_float32(x)
     return (wide - mean.to(wide.dtype)).to(x.dtype)
 

@@ -23,8 +23,10 @@ def whiten(x: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean: :math:`(D,)`; matrix: :math:`(D, D)`. Output: as ``x``.
     """
-    checks.check_floating("mean", mean)
-    checks.check_features("x", x, mean.shape[-1])
+    for name, statistic in (("mean", mean), ("matrix", matrix)):
+        checks.check_floating(name, statistic)
+        checks.check_features("x", x, mean.shape[-1])
+        checks.check_device(x, statistic, ("x", name))
     wide = at_least_float32(x)
     with full_precision(x):
         return ((wide - mean.to(wide.dtype)) @ matrix.to(wide.dtype)).to(x.dtype)

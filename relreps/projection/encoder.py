@@ -68,7 +68,7 @@ class RelativeEncoder(Stateful):
         ema: EMAAnchors | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("refresh_every", refresh_every)
+        refresh_every = checks.check_size("refresh_every", refresh_every)
         if not hasattr(projection, "project"):
             raise TypeError(
                 "`projection` must take anchors at the call (a method `project`), got "

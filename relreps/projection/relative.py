@@ -106,8 +106,8 @@ class RelativeProjection(FittedModule, Projection):
         post: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_anchors", num_anchors)
+        in_features = checks.check_size("in_features", in_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
         if pre is not None and not isinstance(pre, Normalizer):
             raise TypeError(f"`pre` must be a normaliser of relreps, got {type(pre).__name__}.")
         width = getattr(pre, "in_features", in_features)
