@@ -76,13 +76,13 @@ class ClassBatchSampler(Sampler[list[int]]):
         seed: int = 0,
         batches_per_epoch: int | None = None,
     ) -> None:
-        checks.check_size("samples_per_class", samples_per_class)
-        checks.check_size("seed", seed, minimum=0)
+        samples_per_class = checks.check_size("samples_per_class", samples_per_class)
+        seed = checks.check_size("seed", seed, minimum=0)
         self.labels = _checked_labels(labels)
         self.samples_per_class = samples_per_class
         self._sizes = _class_sizes(self.labels, samples_per_class)
         classes = len(self._sizes) if classes_per_batch is None else classes_per_batch
-        checks.check_size("classes_per_batch", classes)
+        classes = checks.check_size("classes_per_batch", classes)
         if classes > len(self._sizes):
             raise ValueError(
                 f"`classes_per_batch` must be at most the number of classes, got {classes} and "
@@ -103,7 +103,7 @@ class ClassBatchSampler(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of every iteration from now on."""
-        checks.check_size("epoch", epoch, minimum=0)
+        epoch = checks.check_size("epoch", epoch, minimum=0)
         self._epoch = epoch
         self._counting = False
 
@@ -221,7 +221,7 @@ def cyclic_annealing(step: float, total: float, cycles: int = 4, ratio: float = 
     """
     checks.check_number("step", step, 0, float("inf"))
     checks.check_positive("total", total)
-    checks.check_size("cycles", cycles)
+    cycles = checks.check_size("cycles", cycles)
     checks.check_number("ratio", ratio, 0, 1)
     if step >= total:
         return 1.0
@@ -275,8 +275,8 @@ def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
         num_replicas = group.get_world_size() if known else 1
     if rank is None:
         rank = group.get_rank() if known else 0
-    checks.check_size("num_replicas", num_replicas)
-    checks.check_size("rank", rank, minimum=0)
+    num_replicas = checks.check_size("num_replicas", num_replicas)
+    rank = checks.check_size("rank", rank, minimum=0)
     if rank >= num_replicas:
         raise ValueError(f"`rank` must be below `num_replicas`, got rank {rank} of {num_replicas}.")
     return num_replicas, rank

@@ -89,8 +89,8 @@ def discover_parallel_anchors_unsupervised(
         Dar, arXiv:2510.02348.
     """
     spaces.check_spaces(x, y, num_anchors, max_samples)
-    checks.check_size("num_clusters", num_clusters, minimum=2)
-    checks.check_size("num_starts", num_starts)
+    num_clusters = checks.check_size("num_clusters", num_clusters, minimum=2)
+    num_starts = checks.check_size("num_starts", num_starts)
     checks.check_generator(generator)
     with full_precision(x), full_precision(y):
         none = spaces.no_seeds(x.device)

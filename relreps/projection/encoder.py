@@ -71,7 +71,7 @@ class RelativeEncoder(Stateful):
         ema: EMAAnchors | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("refresh_every", refresh_every)
+        refresh_every = checks.check_size("refresh_every", refresh_every)
         refuse_class("encoder", encoder)
         refuse_class("projection", projection)
         if not hasattr(projection, "project"):

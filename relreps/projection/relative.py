@@ -113,8 +113,8 @@ class RelativeProjection(FittedModule, Projection):
         post: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_anchors", num_anchors)
+        in_features = checks.check_size("in_features", in_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
         refuse_class("pre", pre)
         refuse_class("post", post)
         if pre is not None and not isinstance(pre, Normalizer):

@@ -144,10 +144,10 @@ class SparseRelativeProjection(FittedModule):
         chunk_size: int = 8192,
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_anchors", num_anchors)
-        checks.check_k(k, num_anchors, "anchors")
-        checks.check_size("chunk_size", chunk_size)
+        in_features = checks.check_size("in_features", in_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
+        k = checks.check_k(k, num_anchors, "anchors")
+        chunk_size = checks.check_size("chunk_size", chunk_size)
         checks.check_positive("exponent", exponent)
         self.in_features = in_features
         self.num_anchors = num_anchors
@@ -250,7 +250,7 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
         raise ValueError(
             f"`x` and `y` must be codes for the same anchors, got {x.shape[1]} and {y.shape[1]}."
         )
-    checks.check_size("chunk_size", chunk_size)
+    chunk_size = checks.check_size("chunk_size", chunk_size)
     checks.check_device(x, y)
     dtype = torch.promote_types(x.dtype, y.dtype)
     x = x.to(torch.promote_types(dtype, torch.float32))
@@ -264,4 +264,5 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
         dense = dense.index_put((columns[part], owner), values[part])
         with full_precision(x):
             scores.append(x @ dense)
-    return torch.cat(scores, 1).to(dtype)
+    with full_precision(x):
+        return torch.cat(scores, 1).to(dtype)

@@ -12,6 +12,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.invariance import closure
 from relreps._core.linalg import as_float64, at_least_float32
+from relreps._core.pairwise import distances
 from relreps._core.rounding import safe_reciprocal, unit_of
 from relreps._core.warnings import warn
 from relreps.similarity import span
@@ -34,12 +35,12 @@ class Distance(Similarity):
         """Distances of the rows about the same mean."""
         wide = at_least_float32(x)
         mean, centered = (tensor.to(wide.dtype) for tensor in prepared)
-        rows = (wide - mean).reshape(-1, wide.shape[-1])
+        rows = (wide - mean).reshape(math.prod(x.shape[:-1]), wide.shape[-1])
         if checks.recording():  # other runtimes know no such table
             apart = (rows[:, None] - centered).abs()
             code = apart.sum(-1) if self.p == 1 else apart.amax(-1)
         else:
-            code = torch.cdist(rows, centered, p=self.p)
+            code = distances(rows, centered, self.p)
         # The largest of numbers is asked for by comparing them, by which NaN would be passed over.
         code = torch.where(rows.isnan().any(-1, keepdim=True), torch.nan, code)
         return code.reshape(*x.shape[:-1], centered.shape[0]).to(x.dtype)
@@ -92,11 +93,13 @@ class Euclidean(Distance):
         """Distances of the rows about the same mean, in the same unit."""
         wide = at_least_float32(x)
         mean, centered, scale = (tensor.to(wide.dtype) for tensor in prepared)
-        rows = ((wide - mean) / scale).reshape(-1, wide.shape[-1])
+        rows = ((wide - mean) / scale).reshape(math.prod(x.shape[:-1]), wide.shape[-1])
         # The form is never left to torch: it chooses by size, so that the answer for a row would
         # depend on its batch.
-        form = "donot_use_mm_for_euclid_dist" if self.exact else "use_mm_for_euclid_dist"
-        code = torch.cdist(rows, centered, compute_mode=form)
+        if self.exact:
+            code = distances(rows, centered)
+        else:
+            code = torch.cdist(rows, centered, compute_mode="use_mm_for_euclid_dist")
         # In place where nothing was recorded: a second table costs more than the distances.
         free = checks.concrete(code) and not code.requires_grad
         code = code.mul_(scale) if free else code * scale
@@ -208,6 +211,7 @@ class Rescaled(Similarity):
             _distance=distance,
             prepared_names=("unit", *names) if names else (),
             self_contained=distance.self_contained,
+            widens=distance.widens,
         )
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:

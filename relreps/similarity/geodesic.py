@@ -133,7 +133,7 @@ class GraphGeodesic(Stateful, Similarity):
         super().__init__()
         checks.check_rows("reference", reference, minimum=2)
         checks.check_finite("reference", reference)
-        checks.check_k(k, reference.shape[0] - 1, "other reference rows")
+        k = checks.check_k(k, reference.shape[0] - 1, "other reference rows")
         self.k = k
         self.register_buffer("reference", reference.detach().clone())
 
@@ -221,6 +221,7 @@ class RelativeGeodesic(nn.Module, Similarity):
     """
 
     self_contained = False
+    widens = False
     prepared_names = ("rows",)
 
     def __init__(
@@ -232,10 +233,10 @@ class RelativeGeodesic(nn.Module, Similarity):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("steps", steps)
+        steps = checks.check_size("steps", steps)
         checks.check_choice("metric", metric, get_args(Metric))
         if chunk_size is not None:
-            checks.check_size("chunk_size", chunk_size)
+            chunk_size = checks.check_size("chunk_size", chunk_size)
         refuse_class("decoder", decoder)
         self.decoder = decoder
         self.steps = steps

@@ -182,7 +182,7 @@ class Basis(Similarity):
         inverse = (
             self._ridge_inverse(anchors) if self.ridge else span.pseudo_inverse(anchors, self.rcond)
         )
-        return (inverse.to(anchors),)
+        return (inverse.to(at_least_float32(anchors[:0])),)  # which half types would spoil
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """The coordinates."""

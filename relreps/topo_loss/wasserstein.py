@@ -47,6 +47,7 @@ def wasserstein_h0(a: Tensor, b: Tensor, q: float = 1.0, *, diagonal: bool = Tru
     checks.check_number("q", q, 1, math.inf)
     check_deaths("a", a)
     check_deaths("b", b)
+    checks.check_device(a, b, ("a", "b"))
     if a.shape[:-1] != b.shape[:-1] or (not diagonal and a.shape != b.shape):
         wanted = "the same leading axes" if diagonal else "one shape where `diagonal=False`"
         raise ValueError(
