@@ -96,6 +96,7 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    _check(x, mean, std)
     wide = at_least_float32(x)
     std = std.to(wide.dtype)
     # Divided, as the reciprocal of a deviation near the least number of a type is infinite.
@@ -108,8 +109,16 @@ def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    _check(x, mean, std)
     wide = at_least_float32(x)
     return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
+
+
+def _check(x: Tensor, mean: Tensor, std: Tensor) -> None:
+    for name, statistic in (("mean", mean), ("std", std)):
+        checks.check_floating(name, statistic)
+        checks.check_features("x", x, mean.shape[-1])
+        checks.check_device(x, statistic, ("x", name))
 
 
 class _Scaling(AffineNormalizer):

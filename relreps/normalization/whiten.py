@@ -7,7 +7,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, Residues, residues
-from relreps._core.linalg import at_least_float32, inverse_sqrt
+from relreps._core.linalg import at_least_float32, full_precision, inverse_sqrt
 from relreps._core.rounding import moment_tolerance, rank_tolerance, rounding_of, unit_of
 from relreps._core.warnings import warn
 from relreps.moments import RowMoments, outer
@@ -23,8 +23,13 @@ def whiten(x: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean: :math:`(D,)`; matrix: :math:`(D, D)`. Output: as ``x``.
     """
+    for name, statistic in (("mean", mean), ("matrix", matrix)):
+        checks.check_floating(name, statistic)
+        checks.check_features("x", x, mean.shape[-1])
+        checks.check_device(x, statistic, ("x", name))
     wide = at_least_float32(x)
-    return ((wide - mean.to(wide.dtype)) @ matrix.to(wide.dtype)).to(x.dtype)
+    with full_precision(x):
+        return ((wide - mean.to(wide.dtype)) @ matrix.to(wide.dtype)).to(x.dtype)
 
 
 class Whiten(AffineNormalizer):
@@ -180,7 +185,8 @@ class Whiten(AffineNormalizer):
         """Rows with the covariance of the reference."""
         mean, _, unmatrix = statistics
         wide = at_least_float32(x)
-        rows: Tensor = wide @ unmatrix.to(wide.dtype) + mean.to(wide.dtype)
+        with full_precision(x):
+            rows: Tensor = wide @ unmatrix.to(wide.dtype) + mean.to(wide.dtype)
         return rows.to(x.dtype)
 
     def _covariance(self, moments: RowMoments) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,8 +8,9 @@ pre-processing included, is in its state, and its output lies in the *original* 
 from relreps.translate.base import Translator
 from relreps.translate.functional import FunctionalMapTranslator
 from relreps.translate.generalized import GeneralizedProcrustes
-from relreps.translate.matrix import MatrixTranslator, Problem, Solution
+from relreps.translate.matrix import MatrixTranslator
 from relreps.translate.permutation import PermutationTranslator
+from relreps.translate.problem import Problem, Solution
 from relreps.translate.procrustes import LOrthoTranslator, ProcrustesTranslator, procrustes
 from relreps.translate.rcsls import RCSLSTranslator, rcsls_loss
 from relreps.translate.regularized import ProcrustesRidgeTranslator, ReducedRankTranslator
@@ -20,6 +21,7 @@ from relreps.translate.report import (
 )
 from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
 from relreps.translate.scale_invariance import ScaleInvarianceReport, scale_invariance_report
+from relreps.translate.search import OwnRows
 from relreps.translate.seeded import RefinedProcrustesTranslator
 from relreps.translate.streaming import MomentTranslator
 from relreps.translate.transport import TransportTranslator
@@ -35,6 +37,7 @@ __all__ = [
     "LinearTranslator",
     "MatrixTranslator",
     "MomentTranslator",
+    "OwnRows",
     "PermutationTranslator",
     "Problem",
     "ProcrustesRidgeTranslator",

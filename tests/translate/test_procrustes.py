@@ -82,6 +82,78 @@ def test_procrustes_of_different_widths_is_zero_padding_cropped(sides):
     close(procrustes(x, y), torch.from_numpy(oracle)[: sides[0], : sides[1]])
 
 
+@pytest.mark.parametrize("size_x", [1e-40, 1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("size_y", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("sides", [(5, 5), (3, 5), (5, 3)], ids=str)
+def test_procrustes_does_not_depend_on_sizes(size_x, size_y, sides):
+    """The squares of these are no float32 numbers, and some of them are subnormal themselves."""
+    x, y = normal(20, sides[0]).float(), normal(20, sides[1]).float()
+    coarse = 2e-4 if size_x < 1e-38 else 1e-6  # what subnormal numbers hold
+    close(procrustes(size_x * x, size_y * y), procrustes(x, y), atol=10 * coarse, rtol=0)
+    wide = procrustes(x.double() * 1e-200, y.double() * 1e200)
+    close(wide, procrustes(x.double(), y.double()))
+
+
+def test_one_extreme_row_leaves_the_others_their_say():
+    x, y = normal(200, 6).float(), normal(200, 6).float()
+    y = x @ orthogonal(6, 6).float() + 0.1 * y
+    x[0], y[0] = 1e4 * x[0], 1e4 * y[0]
+    close(procrustes(x, y).double(), procrustes(x.double(), y.double()), atol=1e-5, rtol=0)
+
+
+def test_no_features_have_a_map_without_entries():
+    for dx, dy in ((0, 3), (3, 0), (0, 0)):
+        assert procrustes(torch.ones(4, dx), torch.ones(4, dy)).shape == (dx, dy)
+        assert linear_map(torch.ones(4, dx), torch.ones(4, dy)).shape == (dx, dy)
+
+
+@pytest.mark.parametrize("sides", [(4, 2), (5, 3), (7, 1), (6, 5)], ids=str)
+def test_the_minimum_of_unequal_widths_is_that_of_a_search(sides):
+    """Against a descent along the tangents of the manifold, from many starts."""
+    x = normal(40, sides[0]) * torch.linspace(2, 0.3, sides[0])
+    y = 0.5 * x @ normal(*sides) + normal(40, sides[1])
+
+    def error(r):
+        return (x @ r - y).square().sum()
+
+    def searched():
+        free = normal(*sides).requires_grad_()
+        steps = torch.optim.LBFGS([free], max_iter=300, line_search_fn="strong_wolfe")
+
+        def closure():
+            steps.zero_grad()
+            loss = error(torch.linalg.qr(free).Q)
+            loss.backward()
+            return loss
+
+        steps.step(closure)
+        return float(error(torch.linalg.qr(free.detach()).Q))
+
+    r = procrustes(x, y, minimize=True)
+    close(r.mT @ r, torch.eye(sides[1]).double())
+    assert float(error(r)) <= min(searched() for _ in range(8)) * (1 + 1e-6)
+    assert error(r) < error(procrustes(x, y))
+    assert error(procrustes(x, y, minimize=True, max_iterations=1)) >= error(r)
+    close(procrustes(1e3 * x, 1e3 * y, minimize=True), r)
+    close(procrustes(x.float(), y.float(), minimize=True), r.float(), atol=1e-3, rtol=0)
+
+
+def test_the_minimum_of_other_widths_is_the_closed_form():
+    x, y = normal(40, 3), normal(40, 5)
+    for a, b in ((x, y), (y, y.flip(1))):
+        close(procrustes(a, b, minimize=True), procrustes(a, b), atol=0, rtol=0)
+    r = procrustes(x, y)
+    best = (x @ r - y).square().sum()
+    assert all((x @ orthogonal(3, 5) - y).square().sum() >= best for _ in range(50))
+
+
+def test_the_minimum_has_a_gradient():
+    x = normal(20, 4).requires_grad_()
+    procrustes(x, normal(20, 2), minimize=True).square().mul(torch.arange(2)).sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_procrustes_gradient(tied):
     x = orthogonal(8, 4) if tied else normal(8, 4)
@@ -292,14 +364,17 @@ def test_units_do_not_matter(size):
 
 @each_scale
 @pytest.mark.parametrize("pre", ["center", "unit", None])
-def test_few_pairs_are_finite_bounded_and_warned_about(pre, scale):
+@pytest.mark.parametrize("complete", [False, True])
+def test_few_pairs_are_finite_bounded_and_warned_about(pre, scale, complete):
     x, y, _ = planted(40, 40, n=5)
     rank = 4 if pre == "center" else 5
     with pytest.warns(NumericalWarning, match=f"5 pairs determine {rank} of 40") as caught:
-        t = fitted(x, y, pre=pre, scale=scale)
+        t = fitted(x, y, pre=pre, scale=scale, complete=complete)
     assert caught[0].filename == __file__
     assert int(t.rank) == rank
-    close(t.rotation @ t.rotation.mT, torch.eye(40, dtype=torch.float64), atol=1e-10, rtol=0)
+    kept = torch.linalg.svdvals(t.rotation)
+    wanted = (torch.arange(40) < (40 if complete else rank)).double()
+    close(kept, wanted, atol=1e-10, rtol=0)
     assert t(normal(100, 40)).abs().max() < 10 * y.abs().max()
 
 
@@ -309,7 +384,7 @@ def test_rounding_far_from_the_origin_is_no_direction(offset):
     with pytest.warns(NumericalWarning, match="determine 3 of 64"):
         t = ProcrustesTranslator(64, 64).fit(x.float() + offset, y.float() - offset)
     assert t.rank == 3
-    close(t.rotation @ t.rotation.mT, torch.eye(64), atol=1e-5, rtol=0)
+    close(torch.linalg.svdvals(t.rotation), (torch.arange(64) < 3).float(), atol=1e-5, rtol=0)
 
 
 def test_weak_directions_of_both_sides_count():
@@ -333,9 +408,68 @@ def test_directions_without_pairs_stay_as_they_are():
     x, y, _ = planted(3, 3)
     dead = torch.full((40, 2), 7.0).double()
     with pytest.warns(NumericalWarning, match="3 of 5"):
-        t = fitted(torch.cat((x, dead), 1), torch.cat((y, dead), 1))
+        t = fitted(torch.cat((x, dead), 1), torch.cat((y, dead), 1), scale="none", complete=True)
     new = normal(10, 5)
     close(t(new)[:, 3:], new[:, 3:])
+
+
+@each_scale
+@each_width
+def test_directions_without_pairs_are_dropped(widths, scale):
+    """What is left is the map of a basis of the span of the pairs: nothing is made up."""
+    x, y, _ = planted(*widths, n=4, scale=2.0)
+    with pytest.warns(NumericalWarning, match="4 pairs determine 3 of .*the others are dropped"):
+        t = fitted(x, y, scale=scale)
+    u = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:3].mT
+    v = torch.linalg.svd(y - y.mean(0), full_matrices=False).Vh[:3].mT
+    narrow = ProcrustesTranslator(3, 3, scale=scale).double().fit(x @ u, y @ v)
+    new = normal(10, widths[0])
+    close(t(new) - y.mean(0), (narrow(new @ u) - (y @ v).mean(0)) @ v.mT)
+    close(t.inverse(t(new)), (new - x.mean(0)) @ u @ u.mT + x.mean(0))
+    parts = translator(x, y, scale=scale).partial_fit(x[:2], y[:2]).partial_fit(x[2:], y[2:])
+    with pytest.warns(NumericalWarning):
+        close(parts.solve()(new), t(new))
+
+
+def test_the_scale_is_that_of_the_directions_that_are_carried():
+    """One side varies in more directions than the other: the moved pairs still have its length."""
+    x, y, _ = planted(6, 6, noise=0.3)
+    y = y @ torch.diag(torch.tensor([1.0, 1, 1, 0, 0, 0]).double())
+    for dropping in (fitted, lambda *s, **o: translator(*s, **o).partial_fit(*s).solve()):
+        with pytest.warns(NumericalWarning, match="determine 3 of 6"):
+            t = dropping(x, y)
+        close((t(x) - y.mean(0)).square().sum(), (y - y.mean(0)).square().sum())
+
+
+def test_few_rotations_need_no_reflection():
+    """A map that drops directions can be completed to a rotation, whatever it carries."""
+    x = normal(3, 5)
+    y = x * torch.tensor([-1.0, 1, 1, 1, 1])
+    with pytest.warns(NumericalWarning, match="2 of 5"):
+        t = fitted(x, y, allow_reflection=False)
+    close(t(x), y)
+
+
+def test_moved_rows_of_another_size_are_found_by_default():
+    """The scale of the target is restored, so that moved rows are near their partners."""
+    x, y, _ = planted(8, 8, n=200, noise=0.5)
+    moved = ProcrustesTranslator(8, 8).double().fit(x / 20, y)(x / 20)
+    nearest = torch.cdist(moved, y).argmin(1)
+    assert (nearest == torch.arange(200)).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("n", [8, 16])
+def test_few_pairs_find_more_of_an_index_when_free_directions_are_dropped(n):
+    """Moved rows are searched by new vectors: what no pair determines is noise in each of them."""
+    z = normal(600, 60) * torch.arange(1, 61).double() ** -0.5
+    x, y = z @ orthogonal(60, 60), z @ orthogonal(60, 60) + 0.02 * normal(600, 60)
+    shares = []
+    for complete in (False, True):
+        with pytest.warns(NumericalWarning):
+            t = fitted(x[:n], y[:n], complete=complete)
+        first = torch.cdist(y, t(x)).argmin(1)
+        shares.append(float((first == torch.arange(600))[n:].double().mean()))
+    assert shares[0] > 1.3 * shares[1]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1000.0])
@@ -453,7 +587,10 @@ def test_bad_constructor(arguments, error, message):
 
 def test_repr_is_the_constructor_call():
     t = ProcrustesTranslator(3, 4, scale="norm", pre=None)
-    assert repr(t) == ("ProcrustesTranslator(3, 4, scale='norm', allow_reflection=True, pre=None)")
+    assert repr(t) == (
+        "ProcrustesTranslator(3, 4, scale='norm', allow_reflection=True, complete=False, "
+        "pre=None, post=None)"
+    )
     assert repr(eval(repr(t))) == repr(t)
 
 
@@ -557,6 +694,8 @@ def test_rows_of_two_types(fit):
         (lambda pre: AffineTranslator(6, 6, pre=pre), "center", "standard"),
         (lambda pre: RefinedProcrustesTranslator(6, 6, pre=pre), "unit", None),
         (lambda rescale: InverseRelativeTranslator(6, 6, 90, rescale=rescale), "source", "mean"),
+        (lambda post: ProcrustesTranslator(6, 6, post=post), "unit", None),
+        (lambda rescale: AffineTranslator(6, 6, rescale=rescale), True, False),
     ],
 )
 def test_the_state_of_another_option_is_refused(make, saved, wanted, strict):
