@@ -85,7 +85,7 @@ class Gram(NamedTuple):
 
 def check_max_rank(max_rank: int, in_features: int, out_features: int) -> None:
     """Refuse a rank that no map between these widths has."""
-    checks.check_size("max_rank", max_rank)
+    max_rank = checks.check_size("max_rank", max_rank)
     if max_rank > min(in_features, out_features):
         raise ValueError(
             f"`max_rank` must be at most min(in_features, out_features) = "

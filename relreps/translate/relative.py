@@ -109,12 +109,12 @@ class InverseRelativeTranslator(Translator):
         subspaces: int = 1,
     ) -> None:
         super().__init__(in_features, out_features)
-        checks.check_size("num_anchors", num_anchors, minimum=2)
+        num_anchors = checks.check_size("num_anchors", num_anchors, minimum=2)
         check_ridge("ridge", ridge, ("gcv",))
         checks.check_choice("rescale", rescale, get_args(Rescale))
         checks.check_number("pruning", pruning, 0, 1)
         checks.check_choice("prune_on", prune_on, ("target", "source"))
-        checks.check_size("subspaces", subspaces)
+        subspaces = checks.check_size("subspaces", subspaces)
         if subspaces > 1 and pruning == 0:
             raise ValueError(
                 "`subspaces` above 1 needs `pruning` above 0, or every decoder would use the same "

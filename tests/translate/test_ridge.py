@@ -93,10 +93,124 @@ def test_linear_map_does_not_square_the_condition_number():
     close(linear_map(x, x @ m), m, rtol=1e-5, atol=1e-5)
 
 
-def test_linear_map_of_duplicate_features_is_the_smallest():
-    x, m = normal(20, 3), normal(3, 2)
-    twice = linear_map(torch.cat((x, x), 1), x @ m)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_linear_map_of_duplicate_features_is_the_smallest(dtype):
+    x, m = normal(20, 3).to(dtype), normal(3, 2).to(dtype)
+    with pytest.warns(NumericalWarning, match=r"3 of 6 directions of `x` are more than rounding.*"):
+        twice = linear_map(torch.cat((x, x), 1), x @ m)
     close(twice, torch.cat((m, m)) / 2)
+
+
+def test_more_rows_do_not_fit_worse():
+    """What is rounding does not grow with the number of rows: a line through many points."""
+    n = 10_000
+    x = torch.stack((torch.ones(n), torch.arange(n)), 1)
+    m = torch.full((2, 1), 2020.0)
+    for rows in (n, 2 * n):
+        some = x.repeat(rows // n, 1)
+        close(linear_map(some, some @ m), m, atol=1e-2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [100, 200_000])
+@pytest.mark.parametrize("condition", [1e2, 1e4])
+def test_the_condition_of_many_rows_is_borne(n, condition):
+    spread = torch.logspace(0, -float(torch.tensor(condition).log10()), 16)
+    x = torch.randn(n, 16) * spread
+    y = x @ torch.randn(16, 3) + 0.1 * torch.randn(n, 3)
+    wanted = linear_map(x.double(), y.double())
+    close(linear_map(x, y).double(), wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4)
+
+
+KINDS_OF_LEAST_SQUARES = {
+    "linear": LinearTranslator,
+    "affine": AffineTranslator,
+    "affine-standard": lambda d, e: AffineTranslator(d, e, pre="standard"),
+    "ridge": lambda d, e: AffineTranslator(d, e, ridge=1e-6),
+    "gcv": lambda d, e: AffineTranslator(d, e, ridge="gcv"),
+    "loo": lambda d, e: AffineTranslator(d, e, ridge="loo"),
+    "procrustes-ridge": ProcrustesRidgeTranslator,
+    "reduced-rank": lambda d, e: ReducedRankTranslator(d, e, 3),
+    "whitened": WhitenedTranslator,
+    "cca": CCATranslator,
+    "l-ortho": LOrthoTranslator,
+    "procrustes": ProcrustesTranslator,
+}
+each_least_squares = pytest.mark.parametrize(
+    "make", KINDS_OF_LEAST_SQUARES.values(), ids=KINDS_OF_LEAST_SQUARES
+)
+
+
+@each_least_squares
+@pytest.mark.parametrize("n", [200, 20_000])
+def test_every_kind_gives_the_float64_value_of_badly_conditioned_rows(make, n):
+    spread = torch.logspace(0, -3, 8)
+    x = torch.randn(n, 8) @ torch.linalg.qr(torch.randn(8, 8)).Q * spread + 2
+    y = x @ torch.randn(8, 5) + 0.1 * torch.randn(n, 5)
+    wanted = make(8, 5).double().fit(x.double(), y.double())
+    found = make(8, 5).fit(x, y)
+    assert found.rank == wanted.rank
+    close(found(x).double(), wanted(x.double()), atol=2e-3, rtol=2e-3)
+
+
+@each_least_squares
+@pytest.mark.parametrize("where", ["row", "feature", "both"])
+def test_one_extreme_row_or_feature(make, where):
+    """One row of 1e4 times the size, one feature of 1000 times: the float64 value in float32."""
+    x = torch.randn(300, 6)
+    y = x @ torch.randn(6, 4) + 0.1 * torch.randn(300, 4)
+    if where != "feature":
+        x[0], y[0] = 1e4 * x[0], 1e4 * y[0]
+    if where != "row":
+        x[:, 2] *= 1000
+    single, double = make(6, 4), make(6, 4).double()
+    single.fit(x, y)
+    double.fit(x.double(), y.double())
+    assert single.rank == double.rank
+    wanted = double(x.double())[1:]
+    close(single(x)[1:].double(), wanted, atol=1e-3 * float(wanted.abs().max()), rtol=1e-3)
+    if hasattr(single, "penalty"):
+        assert float(single.penalty) == pytest.approx(float(double.penalty))
+    if hasattr(single, "partial_fit") and getattr(single, "ridge", 0) != "loo":
+        stream = make(6, 4)
+        for some in (slice(0, 100), slice(100, None)):
+            stream.partial_fit(x[some], y[some])
+        close(stream.solve().matrix, single.matrix, atol=1e-4, rtol=1e-4)
+
+
+@each_least_squares
+@pytest.mark.parametrize(("size_x", "size_y"), [(1e-30, 1.0), (1e30, 1e30), (1e-25, 1e-25)])
+def test_fits_do_not_depend_on_sizes(make, size_x, size_y):
+    x, y = torch.randn(100, 6), torch.randn(100, 4)
+    wanted = make(6, 4).fit(x, y)(x)
+    close(make(6, 4).fit(size_x * x, size_y * y)(size_x * x) / size_y, wanted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("n", [20, 3])
+def test_linear_map_does_not_depend_on_sizes(size, ridge, n):
+    x, y = torch.randn(n, 5), torch.randn(n, 3)
+    wanted = linear_map(x, y, ridge)
+    close(
+        linear_map(size * x, size * y, ridge), wanted, atol=2e-3 if size < 1e-38 else 1e-5, rtol=0
+    )
+
+
+def test_another_limit_of_what_is_rounding():
+    x = normal(30, 3) * torch.tensor([1.0, 1e-2, 1e-4]).double()
+    y = x @ normal(3, 2)
+    with pytest.warns(NumericalWarning, match=r"2 of 3 .* below 0.001 of the largest"):
+        cut = linear_map(x, y, rcond=1e-3)
+    oracle = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=1e-3)[0]
+    close(cut, torch.from_numpy(oracle))
+    with pytest.raises(ValueError, match=r"`rcond` must be in \[0, 1\], got 2"):
+        linear_map(x, y, rcond=2.0)
+    close(
+        linear_map(x.float(), y.float(), rcond=0.0).double() / 1e3,
+        linear_map(x, y) / 1e3,
+        atol=1e-3,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("ridge", [0.1, 2])
@@ -574,6 +688,15 @@ def test_an_inverse_that_does_not_exist_names_the_rank():
         fresh.inverse(y)
     fresh.load_state_dict(fitted(AffineTranslator, normal(50, 10), normal(50, 10)).state_dict())
     assert fresh.inverse(y).isfinite().all()
+
+
+@each_width
+def test_a_loaded_map_has_the_inverse_of_the_fitted_one(widths):
+    x, y = normal(50, widths[0]), normal(50, widths[1])
+    kept = fitted(LinearTranslator, x, y)
+    fresh = LinearTranslator(*widths).double()
+    fresh.load_state_dict(kept.state_dict())
+    close(fresh.inverse(y), kept.inverse(y))
 
 
 @centred_streaming
