@@ -1,5 +1,7 @@
 """What the tests of several parts make and measure: spaces, streams, counters."""
 
+import sys
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -124,3 +126,34 @@ def fed(stream, *sides, sizes):
     for batch in zip(*(side.split(sizes) for side in sides), strict=True):
         stream.update(*batch)
     return stream
+
+
+def interrupted_at_every_line(call, look):
+    """Make the call with an interrupt at its first line, its second one, and so on; and look."""
+    line = 0
+    while True:
+        line += 1
+        count = 0
+
+        def trace(frame, event, _):
+            nonlocal count
+            if not frame.f_globals.get("__name__", "").startswith("relreps"):
+                return None
+            if event == "line":
+                count += 1
+                if count == line:  # noqa: B023
+                    raise KeyboardInterrupt
+            return trace
+
+        old = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            call()
+        except KeyboardInterrupt:
+            sys.settrace(old)
+            look()
+        else:
+            return line - 1
+        finally:
+            sys.settrace(old)
+            torch.set_grad_enabled(True)  # a trace may raise between a `with` block and its end

@@ -47,6 +47,10 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
           with a `NumericalWarning` if all rows of a side are the same; debiased, also if all
           products of different rows are equal, as they are for the corners of a simplex.
 
+    Warns:
+        NumericalWarning: The biased form would be far above 0 for independent spaces of these sizes
+            and variances.
+
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])
         >>> linear_cka(x, 5 - 3 * x)

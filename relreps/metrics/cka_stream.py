@@ -50,7 +50,15 @@ from relreps._core.linalg import as_float64, at_least_float32
 from relreps._core.rounding import is_constant, rounding_of, unit_of
 from relreps._core.state import Stateful, write_all
 from relreps.metrics.cka import NO_BATCH
-from relreps.metrics.hsic import FEWEST, InnerProducts, batch_hsic, debias, feature_noise, in_unit
+from relreps.metrics.hsic import (
+    FEWEST,
+    InnerProducts,
+    batch_hsic,
+    debias,
+    feature_noise,
+    in_unit,
+    warn_of_bias,
+)
 from relreps.metrics.kernels import KernelLike, resolve_kernel
 from relreps.metrics.paired import paired_rows, undefined
 from relreps.moments import FeatureMoments, Moments, RowMoments, elementwise, outer, row_moments
@@ -147,7 +155,11 @@ def cka_of_moments(moments: RowMoments, frames: Sequence[Frame], squared_eps: Te
         h_xy = debias(h_xy, q @ xy @ p + 1 / n, 1, n)
         h_xx = debias(h_xx, q @ xx @ q + 1 / n, 1, n)
         h_yy = debias(h_yy, p @ yy @ p + 1 / n, 1, n)
-    return InnerProducts(h_xy, h_xx, h_yy, *noise).cosine("its similarities are all equal")
+    found = InnerProducts(h_xy, h_xx, h_yy, *noise)
+    if not debiased:
+        one = h_xx.new_ones(())  # the trace, in these units
+        warn_of_bias(n, one, one, found)
+    return found.cosine("its similarities are all equal")
 
 
 class CKA(Stateful):

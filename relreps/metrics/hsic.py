@@ -21,6 +21,7 @@ from torch import Tensor
 from relreps._core import blocks
 from relreps._core.linalg import as_float64, full_precision
 from relreps._core.rounding import unit_of
+from relreps._core.warnings import warn
 from relreps.metrics.kernels import Kernel
 from relreps.metrics.paired import Pair, undefined, varies
 from relreps.moments import outer, row_moments
@@ -93,6 +94,10 @@ def feature_noise(eps: float) -> float:
     return _ROUNDINGS * eps
 
 
+#: What biased CKA may be by chance without a word: four rows for each direction.
+MOST_CHANCE = 0.25
+
+
 def hsic(pair: Pair, kernel: Kernel, debiased: bool) -> InnerProducts:
     """HSIC of two spaces with a kernel: by their features, or by their Gram matrices."""
     n, d, e = len(pair.x), pair.x.shape[1], pair.y.shape[1]
@@ -102,7 +107,11 @@ def hsic(pair: Pair, kernel: Kernel, debiased: bool) -> InnerProducts:
         k, l = as_float64(kernel.gram(pair.x)), as_float64(kernel.gram(pair.y))  # noqa: E741
         if debiased:
             k, l = k - k.diagonal().diag(), l - l.diagonal().diag()  # noqa: E741
-        return from_sums(products(k, l), k.sum(-1), l.sum(-1), pair.eps, debiased)
+        found = from_sums(products(k, l), k.sum(-1), l.sum(-1), pair.eps, debiased)
+        if not debiased and pair.speaks:
+            traces = (gram.trace() - gram.sum() / n for gram in (k.detach(), l.detach()))
+            warn_of_bias(n, *traces, found)
+        return found
 
 
 def from_sums(
@@ -140,7 +149,29 @@ def _of_features(pair: Pair, debiased: bool) -> InnerProducts:
         xy = debias(xy, rs, r.sum() * s.sum(), len(r))
         xx = debias(xx, rr, r.sum().square(), len(r))
         yy = debias(yy, ss, s.sum().square(), len(r))
-    return InnerProducts(xy, xx, yy, *noise)
+    found = InnerProducts(xy, xx, yy, *noise)
+    if not debiased and pair.speaks:
+        warn_of_bias(len(pair.x), moments.scatters[1].trace(), moments.scatters[2].trace(), found)
+    return found
+
+
+def warn_of_bias(n: int, trace_x: Tensor, trace_y: Tensor, found: InnerProducts) -> None:
+    """Warn if spaces that have nothing in common would be alike by the biased estimate.
+
+    Args:
+        n: Number of rows.
+        trace_x: Trace of the centred Gram matrix of ``x``, in the unit of ``found``.
+        trace_y: That of ``y``.
+        found: The inner products.
+    """
+    # Over all pairings of the rows, <K, L> of centred matrices is tr K tr L / (n - 1) on average.
+    chance = (trace_x / found.xx.sqrt()) * (trace_y / found.yy.sqrt()) / (n - 1)
+    if bool(chance > MOST_CHANCE):
+        warn(
+            f"Biased CKA of so few rows, {n}, is above {MOST_CHANCE} for spaces of this kind that "
+            "have nothing in common: rows should be at least four times the directions that "
+            "matter. Take the debiased one, `debiased=True`, or give more rows."
+        )
 
 
 def debias(total: Tensor, lengths: Tensor, traces: Tensor | float, n: int) -> Tensor:

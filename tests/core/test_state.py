@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import sys
 import warnings
 
 import pytest
@@ -29,6 +28,7 @@ from relreps import (
 from relreps._core.description import description
 from relreps._core.state import write_all
 from relreps.similarity import Basis, Cosine, Rescaled, cosine, l1
+from tests._data import interrupted_at_every_line
 
 D, A = 6, 9
 
@@ -220,37 +220,6 @@ def test_descriptions():
 
 
 # An interrupt, at whatever line.
-
-
-def interrupted_at_every_line(call, look):
-    """Make the call with an interrupt at its first line, its second one, and so on; and look."""
-    line = 0
-    while True:
-        line += 1
-        count = 0
-
-        def trace(frame, event, _):
-            nonlocal count
-            if not frame.f_globals.get("__name__", "").startswith("relreps"):
-                return None
-            if event == "line":
-                count += 1
-                if count == line:  # noqa: B023
-                    raise KeyboardInterrupt
-            return trace
-
-        old = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            call()
-        except KeyboardInterrupt:
-            sys.settrace(old)
-            look()
-        else:
-            return line - 1
-        finally:
-            sys.settrace(old)
-            torch.set_grad_enabled(True)  # a trace may raise between a `with` block and its end
 
 
 def frames():
