@@ -16,7 +16,10 @@ from relreps.metrics.kernels import Kernel, KernelLike, resolve_kernel
 from relreps.metrics.paired import Pair, paired_rows
 
 #: Why a side may have no HSIC with itself in any batch.
-NO_BATCH = "in every batch all similarities are equal, or no median distance is above zero"
+NO_BATCH = (
+    "in every batch all similarities are equal, or no median distance is above zero, or one row "
+    "outweighs all others"
+)
 
 _LINEAR = resolve_kernel("linear")
 

@@ -94,6 +94,9 @@ def feature_noise(eps: float) -> float:
     return _ROUNDINGS * eps
 
 
+#: How many times the median a squared length may be for float32 products to be debiased.
+OUTWEIGHS = 256
+
 #: What biased CKA may be by chance without a word: four rows for each direction.
 MOST_CHANCE = 0.25
 
@@ -141,6 +144,9 @@ def products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _of_features(pair: Pair, debiased: bool) -> InnerProducts:
     """HSIC of linear kernels by products of features, which are fewer than those of rows."""
     moments = row_moments(pair.x, pair.y, pairs=_PAIRS, product=outer)
+    if debiased and pair.speaks and any(map(_outweighed, pair[:2], moments.means)):
+        pair = pair._replace(x=as_float64(pair.x), y=as_float64(pair.y))
+        moments = row_moments(pair.x, pair.y, pairs=_PAIRS, product=outer)
     xy, xx, yy = (scatter.square().sum() for scatter in moments.scatters)
     noise = xx.detach() * feature_noise(pair.eps[0]), yy.detach() * feature_noise(pair.eps[1])
     if debiased:
@@ -191,6 +197,12 @@ def debias(total: Tensor, lengths: Tensor, traces: Tensor | float, n: int) -> Te
     # where the terms in sum r s add up to n/(n-2). The estimate does not see that rows were
     # centered: it is 0 for matrices a_i + b_j.
     return total - lengths * (n / (n - 2)) + traces / ((n - 1) * (n - 2))
+
+
+def _outweighed(x: Tensor, mean: Tensor) -> bool:
+    """Whether one row is so long that, of products in float32, little is left of the others."""
+    lengths = _squared_lengths(x.detach(), mean.detach())
+    return bool(lengths.amax() > OUTWEIGHS * lengths.median())
 
 
 def _squared_lengths(x: Tensor, mean: Tensor) -> Tensor:

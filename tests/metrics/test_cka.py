@@ -546,3 +546,18 @@ def test_what_biased_cka_is_by_chance_is_its_mean_over_pairings():
     k, l = k @ k.T, l @ l.T  # noqa: E741
     chance = k.trace() * l.trace() / k.norm() / l.norm() / 39
     close(torch.stack(means).mean(), chance, atol=5e-3, rtol=0)
+
+
+@each_estimator
+@pytest.mark.parametrize("where", [3, 1103])
+def test_one_extreme_row_leaves_the_value_of_float64(debiased, where):
+    x = torch.randn(1200, 5)
+    y = x @ torch.randn(5, 4) + torch.randn(1200, 4)
+    x[where] *= 1e4
+    y[where] *= 1e4
+    wanted = linear_cka(x.double(), y.double(), debiased).float()
+    close(linear_cka(x, y, debiased), wanted, rtol=1e-3, atol=1e-6)
+    stream = CKA(5, 4, debiased)
+    for part in zip(x.split(50), y.split(50), strict=True):
+        stream.update(*part)
+    close(stream.compute().float(), wanted, rtol=1e-3, atol=1e-6)

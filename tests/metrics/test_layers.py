@@ -290,7 +290,7 @@ def test_what_cannot_be_compared_is_left_out_by_default_and_named_once():
     with pytest.warns(UserWarning, match="left out") as caught:
         result = compare_layers(model, model, [{"x": batch} for batch in batches], CKA)
     assert result.layers_a == result.layers_b == ["words", "head"]
-    (warning,) = caught
+    (warning,) = (w for w in caught if w.category is UserWarning)
     assert warning.filename == __file__
     for why in (
         "`model_a.ids` gives torch.int64;",
@@ -413,9 +413,7 @@ def test_a_missing_layer_of_the_second_network_is_named():
 
 def test_products_that_do_not_fit_are_refused_before_they_are_asked_for():
     net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU())
-    with pytest.raises(
-        ValueError, match=r'GiB of products.*`model_a.0`, has 65536 features.*pool="mean"`.*Mini'
-    ):
+    with pytest.raises(ValueError, match=r'`model_a.0`, has 65536 features.*pool="mean"'):
         compare_layers(net, net, torch.randn(1, 4, 3, 32, 32), CKA)
     pooled = compare_layers(net, net, torch.randn(2, 8, 3, 32, 32), CKA, pool="mean")
     assert pooled.scores.diagonal().tolist() == pytest.approx([1, 1])
@@ -438,9 +436,7 @@ def test_the_mean_over_positions_by_name():
 def test_batches_of_another_length_are_refused_where_they_come(measure):
     net = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
     batches = [torch.randn(B, length, 4) for length in (5, 9)]
-    with pytest.raises(
-        ValueError, match=r'`model_a.0` must give rows of one width.*15.*27.*"mean"'
-    ):
+    with pytest.raises(ValueError, match=r"`model_a.0` must give rows of one.*15.*27.*mean"):
         compare_layers(net, net, batches, measure)
 
 

@@ -95,5 +95,5 @@ def test_options_that_are_refused():
     x = torch.randn(9, 3)
     with pytest.raises(ValueError, match="`num_permutations` must be at least 1, got 0"):
         permutation_test(debiased, x, x, num_permutations=0)
-    with pytest.raises(TypeError, match="`generator` must be a torch.Generator"):
+    with pytest.raises(TypeError, match=r"`generator` must be a torch\.Generator"):
         permutation_test(debiased, x, x, generator=3)
