@@ -19,6 +19,9 @@ from relreps.integrations import torchmetrics as adapters
 from relreps.metrics import MutualKNN, RetrievalScores, mutual_knn, retrieval_scores
 from tests._data import interrupted_at_every_line
 
+#: The biased form is meant here, of whatever few rows.
+pytestmark = pytest.mark.filterwarnings("ignore:Biased CKA of so few rows")
+
 D, K = 5, 3
 close = torch.testing.assert_close
 SIZES = (7, 1, 0, 12)
