@@ -128,7 +128,7 @@ class SpectralGapLoss(nn.Module):
         super().__init__()
         self._options = _checked(k, graph, temperature, paper_offset, solver)
         if components is not None:
-            checks.check_size("components", components)
+            components = checks.check_size("components", components)
         self.k = k
         self.components = components
         self.graph: Graph = graph
@@ -176,7 +176,7 @@ class _Options(NamedTuple):
 def _checked(
     k: int, graph: str, temperature: float | str, paper_offset: bool, solver: str
 ) -> _Options:
-    checks.check_size("k", k)
+    k = checks.check_size("k", k)
     checks.check_choice("graph", graph, get_args(Graph))
     checks.check_choice("solver", solver, get_args(Solver))
     if isinstance(temperature, int | float):
@@ -245,7 +245,7 @@ def _checked_components(components: int | Tensor, n: int, offset: bool) -> int |
         if not checks.on_host(components):
             return components
         components = int(components)
-    checks.check_size("components", components)
+    components = checks.check_size("components", components)
     if components + offset >= n:
         raise ValueError(
             f"`components` must be less than the number of points, got {components} for "

@@ -128,32 +128,30 @@ def fed(stream, *sides, sizes):
     return stream
 
 
-def interrupted_at_every_line(call, look):
-    """Make the call with an interrupt at its first line, its second one, and so on; and look."""
-    line = 0
-    while True:
-        line += 1
-        count = 0
+class Interrupt(BaseException):
+    """What `interrupted` raises, as Ctrl-C would."""
 
-        def trace(frame, event, _):
-            nonlocal count
-            if not frame.f_globals.get("__name__", "").startswith("relreps"):
-                return None
-            if event == "line":
-                count += 1
-                if count == line:  # noqa: B023
-                    raise KeyboardInterrupt
-            return trace
 
-        old = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            call()
-        except KeyboardInterrupt:
-            sys.settrace(old)
-            look()
-        else:
-            return line - 1
-        finally:
-            sys.settrace(old)
-            torch.set_grad_enabled(True)  # a trace may raise between a `with` block and its end
+def interrupted(call, line):
+    """Whether a call was interrupted at this line of the package, counted from 1 as they run."""
+    passed = 0
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if "relreps" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            passed += 1
+            if passed == line:
+                raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return passed >= line

@@ -24,10 +24,13 @@ from relreps._core.rounding import moment_tolerance, rank_tolerance, safe_recipr
 #: of the small ones.
 _GRADED = 2.0**10
 
+#: Half types: they hold results, and everything is computed in float32.
+HALF = (torch.float16, torch.bfloat16)
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` itself, or its float32 copy if it is of a half type."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def as_float64(x: Tensor) -> Tensor:
@@ -196,7 +199,8 @@ class _PolarFactor(torch.autograd.Function):
         info: Any, in_dims: tuple[int | None, ...], m: Tensor, allow_reflection: bool
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         # One after the other, as the rank of each decides what is done.
-        each = [_PolarFactor.apply(one, allow_reflection) for one in m.movedim(in_dims[0] or 0, 0)]
+        apply: Any = _PolarFactor.apply
+        each = [apply(one, allow_reflection) for one in m.movedim(in_dims[0] or 0, 0)]
         return tuple(map(torch.stack, zip(*each, strict=True))), (0,) * 4
 
     @staticmethod
@@ -271,12 +275,10 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.needs_input_grad[1]:
-            raise RuntimeError(
-                f"{ctx.name} has no second derivative. Leave it out of what is differentiated "
-                "twice, such as a gradient penalty."
-            )
-        return grad, None, None
+        raise RuntimeError(
+            f"{ctx.name} has no second derivative. Leave it out of what is differentiated twice, "
+            "such as a gradient penalty."
+        )
 
 
 def _complete(u: Tensor, vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:

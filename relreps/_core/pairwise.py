@@ -46,7 +46,8 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        return _Distances.apply(*_stacked(info.batch_size, dims, *inputs)), 0
+        apply: Any = _Distances.apply
+        return apply(*_stacked(info.batch_size, dims, *inputs)), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -79,7 +80,8 @@ class _Slopes(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         # Torch's own rule is wrong where the weights alone are many, as they are for a Jacobian.
-        return _Slopes.apply(*_stacked(info.batch_size, dims, *inputs)), 0
+        apply: Any = _Slopes.apply
+        return apply(*_stacked(info.batch_size, dims, *inputs)), 0
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:

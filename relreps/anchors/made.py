@@ -50,7 +50,7 @@ def prototypes(x: Tensor, labels: Tensor, num_classes: int | None = None) -> Ten
         checks.check_finite("x", x)
     checks.check_labels(labels, x.shape[0])
     if num_classes is not None:
-        checks.check_size("num_classes", num_classes)
+        num_classes = checks.check_size("num_classes", num_classes)
     labels = labels.long()
     counts = _counts(labels, num_classes)
     total = as_float64(x[:0]).new_zeros(len(counts), x.shape[1])
@@ -119,8 +119,8 @@ class EMAAnchors(Stateful):
         self, in_features: int, num_anchors: int, decay: float | Callable[[Tensor], Tensor]
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_anchors", num_anchors)
+        in_features = checks.check_size("in_features", in_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
         if not callable(decay):
             _check_decay(decay)
         self.in_features, self.num_anchors, self.decay = in_features, num_anchors, decay

@@ -91,6 +91,7 @@ def anchor_report(
         warning: 1 anchor repeats an earlier one (1 repeats 0): use `prune_anchors(anchors, 1e-6)`.
     """
     checks.check_rows("anchors", anchors)
+    checks.check_readable("anchors", anchors)
     checks.check_finite("anchors", anchors)
     if anchors.shape[1] == 0:
         raise ValueError(
@@ -98,6 +99,7 @@ def anchor_report(
         )
     if x is not None:
         checks.check_rows("x", x, anchors.shape[1])
+        checks.check_device(anchors, x, ("anchors", "x"))
         checks.check_finite("x", x)
     with full_precision(anchors):
         return _report(anchors, x, normalize)

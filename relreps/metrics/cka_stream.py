@@ -189,8 +189,8 @@ class CKA(Stateful):
 
     def __init__(self, in_features: int, out_features: int, debiased: bool = False) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("out_features", out_features)
+        in_features = checks.check_size("in_features", in_features)
+        out_features = checks.check_size("out_features", out_features)
         self.in_features, self.out_features = in_features, out_features
         self.debiased = debiased
         self.moments = Moments(in_features + debiased, out_features + debiased)

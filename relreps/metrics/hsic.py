@@ -104,9 +104,9 @@ MOST_CHANCE = 0.25
 def hsic(pair: Pair, kernel: Kernel, debiased: bool) -> InnerProducts:
     """HSIC of two spaces with a kernel: by their features, or by their Gram matrices."""
     n, d, e = len(pair.x), pair.x.shape[1], pair.y.shape[1]
-    if kernel.linear and n * (d + e) >= d * d + d * e + e * e:
-        return _of_features(pair, debiased)
     with full_precision(pair.x):
+        if kernel.linear and n * (d + e) >= d * d + d * e + e * e:
+            return _of_features(pair, debiased)
         k, l = as_float64(kernel.gram(pair.x)), as_float64(kernel.gram(pair.y))  # noqa: E741
         if debiased:
             k, l = k - k.diagonal().diag(), l - l.diagonal().diag()  # noqa: E741

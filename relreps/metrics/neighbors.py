@@ -94,7 +94,7 @@ class MutualKNN(PairedRows):
 
     def __init__(self, k: int = 10, calibrated: bool = False) -> None:
         super().__init__()
-        checks.check_size("k", k)
+        k = checks.check_size("k", k)
         self.k, self.calibrated = k, calibrated
 
     def compute(self) -> Tensor:
@@ -173,7 +173,7 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
         Huh et al., arXiv:2405.07987, appendix A.
     """
     first, second = _spaces(x, y, k, minimum=4)
-    checks.check_size("k", k, minimum=2)
+    k = checks.check_size("k", k, minimum=2)
     if _has_either_collapsed(first, second):
         return first.nan()
     n, terms = len(x), torch.zeros(3, 5, dtype=torch.float64, device=x.device)
@@ -322,7 +322,7 @@ def _spaces(
 ) -> tuple[Space, Space]:
     """Two spaces where each row has ``k`` others, and ``spare`` more."""
     first, second = searched_spaces(x, y, minimum=minimum + spare)
-    checks.check_k(k, len(x) - 1, "other rows")
+    k = checks.check_k(k, len(x) - 1, "other rows")
     if k >= len(x) - spare:
         raise ValueError(
             f"`k` must be at most {len(x) - 1 - spare} to be calibrated, got {k}: all "

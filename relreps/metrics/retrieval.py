@@ -89,7 +89,7 @@ def mean_reciprocal_rank(
     """
     queries, keys = _comparable(x, y)
     if k is not None:
-        checks.check_k(k, len(keys.rows))
+        k = checks.check_k(k, len(keys.rows))
     if keys.has_collapsed():
         return keys.nan()
     return _places(queries, keys, chunk_size).reciprocal(k).mean().to(keys.rows)
@@ -116,7 +116,7 @@ def recall_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -
         tensor(0.)
     """
     queries, keys = _comparable(x, y)
-    checks.check_k(k, len(keys.rows))
+    k = checks.check_k(k, len(keys.rows))
     if keys.has_collapsed():
         return keys.nan()
     return _places(queries, keys, chunk_size).recall(k).mean().to(keys.rows)
@@ -147,7 +147,7 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) 
         tensor(1.)
     """
     queries, keys = _comparable(x, y)
-    checks.check_k(k, len(keys.rows))
+    k = checks.check_k(k, len(keys.rows))
     if keys.has_collapsed():
         return keys.nan()
     search = Search(keys, chunk_size)
@@ -189,7 +189,7 @@ def retrieval_scores(
         - x: :math:`(N, D)`; y: :math:`(N, D)`. Output: seven scalars.
     """
     first, second = _comparable(x, y)
-    checks.check_k(k, len(first.rows))
+    k = checks.check_k(k, len(first.rows))
     cosine = (first.rows * second.rows).sum(-1).mean()
     mrr_xy, jaccard_xy, recall_xy = _one_direction(first, second, k, chunk_size)
     mrr_yx, jaccard_yx, recall_yx = _one_direction(second, first, k, chunk_size)
@@ -215,7 +215,7 @@ class RetrievalScores(PairedRows):
 
     def __init__(self, k: int = 10) -> None:
         super().__init__()
-        checks.check_size("k", k)
+        k = checks.check_size("k", k)
         self.k = k
 
     def compute(self) -> RetrievalResult:

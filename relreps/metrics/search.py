@@ -64,8 +64,7 @@ def searched_spaces(x: Tensor, y: Tensor, minimum: int = 1) -> tuple[Space, Spac
     checks.check_rows("x", x, minimum=minimum)
     checks.check_rows("y", y, minimum=minimum)
     checks.check_paired(x, y)
-    if x.is_meta:
-        raise ValueError("`x` and `y` must have values to be searched, got tensors on `meta`.")
+    checks.check_readable("x", x)
     checks.check_finite("x", x)
     checks.check_finite("y", y)
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
@@ -89,7 +88,7 @@ def _space(name: str, x: Tensor, dtype: torch.dtype) -> Space:
 
 def chunks(n: int, chunk_size: int) -> Iterator[slice]:
     """Slices that cover ``range(n)``."""
-    checks.check_size("chunk_size", chunk_size)
+    chunk_size = checks.check_size("chunk_size", chunk_size)
     return (slice(start, min(start + chunk_size, n)) for start in range(0, n, chunk_size))
 
 

@@ -195,7 +195,7 @@ class MomentStream(Stateful):
                 return torch.zeros_like(t, device=device)
             return as_float64(t.to(device)) if device.type != "mps" else t.cpu()
 
-        super()._apply(device_only, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(device_only, recurse)
         return self
 
 
@@ -215,7 +215,7 @@ class FeatureMoments(MomentStream):
     scatter_xx: Tensor
 
     def __init__(self, in_features: int) -> None:
-        checks.check_size("in_features", in_features)
+        in_features = checks.check_size("in_features", in_features)
         super().__init__((in_features,), ((0, 0),), elementwise)
         self.in_features = in_features
 
@@ -268,11 +268,11 @@ class Moments(MomentStream):
     def __init__(
         self, in_features: int, out_features: int | None = None, *, exact: bool = False
     ) -> None:
-        checks.check_size("in_features", in_features)
+        in_features = checks.check_size("in_features", in_features)
         if out_features is None:
             super().__init__((in_features,), ((0, 0),), outer, exact)
         else:
-            checks.check_size("out_features", out_features)
+            out_features = checks.check_size("out_features", out_features)
             super().__init__((in_features, out_features), BOTH, outer, exact)
         self.in_features, self.out_features = in_features, out_features
 

@@ -143,7 +143,7 @@ class AffineNormalizer(FittedModule, Normalizer):
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
+        in_features = checks.check_size("in_features", in_features)
         self.in_features = in_features
         self._seen: RowMoments | None = None
         self._missing = "Call `fit(anchors)` first."

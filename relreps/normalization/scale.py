@@ -55,6 +55,12 @@ class UnitNorm(Normalizer):
     )
     unit_rows = True
 
+    def partial_fit(self, x: Tensor) -> Self:
+        """Nothing, of any number of rows ``(N, D)``; they are checked."""
+        checks.check_rows("x", x, minimum=0)
+        checks.check_finite("x", x)
+        return self
+
     def statistics_of(self, x: Tensor) -> Statistics:
         """None."""
         return ()
@@ -90,6 +96,7 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    _check(x, mean, std)
     wide = at_least_float32(x)
     std = std.to(wide.dtype)
     # Divided, as the reciprocal of a deviation near the least number of a type is infinite.
@@ -102,8 +109,16 @@ def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    _check(x, mean, std)
     wide = at_least_float32(x)
     return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
+
+
+def _check(x: Tensor, mean: Tensor, std: Tensor) -> None:
+    for name, statistic in (("mean", mean), ("std", std)):
+        checks.check_floating(name, statistic)
+        checks.check_features("x", x, mean.shape[-1])
+        checks.check_device(x, statistic, ("x", name))
 
 
 class _Scaling(AffineNormalizer):

@@ -53,7 +53,7 @@ def plot_retrieval_curve(
         checks.check_finite("ranks", r)
     n = len(next(iter(ranks.values())))
     last = n if max_k is None else max_k
-    checks.check_size("max_k", last)
+    last = checks.check_size("max_k", last)
     if last > n:
         raise ValueError(f"`max_k` must be at most the number of keys, {n}, got {last}.")
     ax = new_axes(ax, "plot_retrieval_curve")

@@ -27,7 +27,7 @@ def plot_image_rows(
         gap: White pixels between images.
     """
     check_type("rows", rows, Mapping)
-    checks.check_size("gap", gap, minimum=0)
+    gap = checks.check_size("gap", gap, minimum=0)
     for images in rows.values():
         checks.check_floating("rows", images)
     shapes = {label: tuple(images.shape) for label, images in rows.items()}

@@ -71,7 +71,7 @@ def plot_death_times(
         title: Title of the axes.
         cmap: Name of a matplotlib colour map.
     """
-    checks.check_size("bins", bins)
+    bins = checks.check_size("bins", bins)
     groups = _by_name(deaths, axes=(1, 2))
     ax = new_axes(ax, "plot_death_times")
     longest = max((float(d.max()) for rows in groups.values() for d in rows if len(d)), default=0.0)

@@ -97,9 +97,9 @@ class StratifiedMean(Stateful):
 
     def __init__(self, labels: Tensor, groups: int = 1, num_classes: int | None = None) -> None:
         super().__init__()
-        checks.check_size("groups", groups)
+        groups = checks.check_size("groups", groups)
         if num_classes is not None:
-            checks.check_size("num_classes", num_classes)
+            num_classes = checks.check_size("num_classes", num_classes)
         if not isinstance(labels, Tensor) or labels.dim() != 1 or not len(labels):
             raise ValueError("`labels` must be a tensor with one class for each anchor.")
         checks.check_labels(labels, len(labels))
@@ -167,8 +167,8 @@ class AnchorAttention(Stateful):
         trainable: bool = True,
     ) -> None:
         super().__init__()
-        checks.check_size("num_anchors", num_anchors)
-        checks.check_size("out_features", out_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
+        out_features = checks.check_size("out_features", out_features)
         checks.check_positive("temperature", temperature)
         self.num_anchors = num_anchors
         self.temperature = temperature

@@ -59,8 +59,8 @@ class SubspaceProjection(Projection):
         aggregation: Aggregation | Combine = "concat",
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_heads", num_heads)
+        in_features = checks.check_size("in_features", in_features)
+        num_heads = checks.check_size("num_heads", num_heads)
         if in_features % num_heads:
             raise ValueError(
                 f"`in_features` must be a multiple of `num_heads`, got {in_features} and "

@@ -67,7 +67,7 @@ def intertwiner(
         Godfrey et al., arXiv:2205.14258, table 1.
     """
     checks.check_choice("activation", activation, ACTIVATIONS)
-    checks.check_size("n", n)
+    n = checks.check_size("n", n)
 
     def normal(*shape: int) -> Tensor:
         return draws.normal(shape, generator)

@@ -37,7 +37,7 @@ def random_transformation(
         1
     """
     checks.check_choice("name", name, TRANSFORMATIONS)
-    checks.check_size("features", features)
+    features = checks.check_size("features", features)
 
     device = device_of(generator)
 

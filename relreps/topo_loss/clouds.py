@@ -26,6 +26,7 @@ def check_same_samples(names: tuple[str, str], x: Tensor, y: Tensor, metric: Met
             f"`{names[0]}` and `{names[1]}` must be clouds of the same samples, got shapes "
             f"{tuple(x.shape)} and {tuple(y.shape)}. Only the last axis may differ."
         )
+    checks.check_device(x, y, names)
 
 
 def longest_pairs(d: Tensor, count: int) -> Tensor:

@@ -45,8 +45,7 @@ def mass_concentration_bound(
     References:
         Hofer et al., arXiv:2002.04805.
     """
-    checks.check_size("b", b)
-    checks.check_size("l", l)
+    b, l = checks.check_size("b", b), checks.check_size("l", l)  # noqa: E741
     given = p if isinstance(p, Tensor) else c
     device = given.device if isinstance(given, Tensor) else torch.device("cpu")
     mass, level = (_probability(name, v, device) for name, v in (("p", p), ("c", c)))

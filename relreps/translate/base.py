@@ -24,8 +24,8 @@ class Translator(FittedModule, ABC):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("out_features", out_features)
+        in_features = checks.check_size("in_features", in_features)
+        out_features = checks.check_size("out_features", out_features)
         self.in_features, self.out_features = in_features, out_features
 
     @abstractmethod

@@ -261,8 +261,8 @@ class RefinedProcrustesTranslator(SeededTranslator):
         post: Post | None = None,
     ) -> None:
         super().__init__(in_features, out_features, scale, pre, post)
-        checks.check_size("k", k)
-        checks.check_size("max_iterations", max_iterations)
+        k = checks.check_size("k", k)
+        max_iterations = checks.check_size("max_iterations", max_iterations)
         self.k, self.max_iterations = k, max_iterations
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import sys
 import warnings
 
 import pytest
@@ -28,7 +29,6 @@ from relreps import (
 from relreps._core.description import description
 from relreps._core.state import write_all
 from relreps.similarity import Basis, Cosine, Rescaled, cosine, l1
-from tests._data import interrupted_at_every_line
 
 D, A = 6, 9
 
@@ -126,7 +126,7 @@ def test_anchors_of_a_state_that_are_not_finite():
     state["anchors"][2, 3] = torch.nan
     projection = onto("basis").set_anchors(rows(2))
     before = everything(projection)
-    with pytest.raises(ValueError, match="`anchors` must be finite.*row 2"):
+    with pytest.raises(ValueError, match=r"`anchors` must be finite.*row 2"):
         projection.load_state_dict(state)
     assert same(everything(projection), before)
 
@@ -222,6 +222,37 @@ def test_descriptions():
 # An interrupt, at whatever line.
 
 
+def interrupted_at_every_line(call, look):
+    """Make the call with an interrupt at its first line, its second one, and so on; and look."""
+    line = 0
+    while True:
+        line += 1
+        count = 0
+
+        def trace(frame, event, _):
+            nonlocal count
+            if not frame.f_globals.get("__name__", "").startswith("relreps"):
+                return None
+            if event == "line":
+                count += 1
+                if count == line:  # noqa: B023
+                    raise KeyboardInterrupt
+            return trace
+
+        old = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            call()
+        except KeyboardInterrupt:
+            sys.settrace(old)
+            look()
+        else:
+            return line - 1
+        finally:
+            sys.settrace(old)
+            torch.set_grad_enabled(True)  # a trace may raise between a `with` block and its end
+
+
 def frames():
     return {
         "pre": onto(pre=NormalizerChain(Center(D), StandardScale(D))),
@@ -277,7 +308,8 @@ def test_an_interrupted_refresh_leaves_the_old_anchors_or_the_new_ones(ema):
 def test_all_are_written_in_one_step():
     a, b = torch.zeros(2), torch.zeros((), dtype=torch.bool)
     write_all([(a, torch.ones(2, dtype=torch.float64)), (b, torch.tensor(True))])
-    assert torch.equal(a, torch.ones(2)) and bool(b)
+    assert torch.equal(a, torch.ones(2))
+    assert bool(b)
     with pytest.raises(RuntimeError):
         write_all([(a, torch.zeros(2)), (b, torch.zeros(3, dtype=torch.bool))])
 
