@@ -16,7 +16,8 @@ from relreps._core import checks
 from relreps._core.draws import device_of
 from relreps._core.linalg import as_float64, full_precision
 from relreps.projection import RelativeProjection
-from relreps.translate.matrix import MatrixTranslator, Preprocessing, Problem, Solution
+from relreps.translate.matrix import MatrixTranslator, Post, Preprocessing
+from relreps.translate.problem import Problem, Solution
 
 __all__ = ["RunningRelativeProjection", "SGDAffineTranslator", "both_placements"]
 
@@ -98,6 +99,7 @@ class SGDAffineTranslator(MatrixTranslator):
         max_iterations: Number of steps, each on all pairs.
         lr: Learning rate.
         pre: ``"center"`` or ``"standard"``.
+        post: ``"unit"`` brings moved rows to length one.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -128,8 +130,9 @@ class SGDAffineTranslator(MatrixTranslator):
         max_iterations: int = 300,
         lr: float = 1e-3,
         pre: Preprocessing = "standard",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, pre)
+        super().__init__(in_features, out_features, pre, post=post)
         checks.check_size("max_iterations", max_iterations)
         checks.check_positive("lr", lr)
         self.max_iterations, self.lr = max_iterations, lr

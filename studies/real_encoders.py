@@ -75,7 +75,8 @@ def absolute(pairs: Pairs) -> Codes:
 def translated(pairs: Pairs, centred: bool = False) -> Codes:
     """MiniLM moved into the space of mE5; ``centred``: both less the mean of the mE5 anchors."""
     widths = pairs.x.shape[1], pairs.y.shape[1]
-    move = relreps.ProcrustesTranslator(*widths).fit(pairs.anchors_x, pairs.anchors_y)
+    move = relreps.ProcrustesTranslator(*widths, scale="none", complete=True)
+    move.fit(pairs.anchors_x, pairs.anchors_y)
     mean = pairs.anchors_y.mean(0) if centred else 0
     return move(pairs.x) - mean, pairs.y - mean
 

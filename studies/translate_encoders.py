@@ -89,7 +89,7 @@ def load_spaces() -> list[Spaces]:
 Make = Callable[[int, int], nn.Module]
 
 MAPS: dict[str, Make] = {
-    "Procrustes": relreps.ProcrustesTranslator,
+    "Procrustes": lambda x, y: relreps.ProcrustesTranslator(x, y, scale="none", complete=True),
     "least squares": relreps.AffineTranslator,
     "ridge, gcv": lambda x, y: relreps.AffineTranslator(x, y, ridge="gcv"),
     "ridge, loo": lambda x, y: relreps.AffineTranslator(x, y, ridge="loo"),
@@ -178,7 +178,7 @@ STITCHED: dict[str, Make] = {
     "affine (Adam)": parity.SGDAffineTranslator,
     "linear": lambda x, y: relreps.AffineTranslator(x, y, pre="standard"),
     "l-ortho": lambda x, y: relreps.LOrthoTranslator(x, y, pre="standard"),
-    "ortho": lambda x, y: relreps.ProcrustesTranslator(x, y, pre="standard"),
+    "ortho": lambda x, y: relreps.ProcrustesTranslator(x, y, scale="none", pre="standard"),
     "affine, ridge": lambda x, y: relreps.AffineTranslator(x, y, ridge="gcv", pre="standard"),
 }
 WAYS = ("no stitch", "absolute", "relative", *STITCHED)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision, unit_rows
+from relreps._core.state import Stateful
 
 
-class ConvexAnchors(nn.Module):
+class ConvexAnchors(Stateful):
     r"""Trainable anchors that stay parallel in every space: mixtures of a shared set of samples.
 
     .. math:: A(X) = \operatorname{softmax}(Q / \tau)\, X

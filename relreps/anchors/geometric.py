@@ -69,7 +69,7 @@ class FarthestAnchors(Sampler):
             torch.minimum(nearest, distance, out=nearest)
             nearest[last] = -torch.inf
             chosen.append(int((nearest >= nearest.max() - rounding).to(torch.uint8).argmax()))
-        return torch.tensor(chosen)
+        return torch.tensor(chosen, device=x.device)
 
 
 class LeverageAnchors(Sampler):

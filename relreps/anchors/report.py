@@ -160,7 +160,7 @@ def _neighbors(
         near &= torch.arange(space.shape[0], device=space.device) < own[:, None]
         for i in near.any(1).nonzero().flatten().tolist():
             repeats.append((start + i, int(near[i].to(torch.uint8).argmax())))
-        distance[torch.arange(len(own)), own] = torch.inf
+        distance[own - start, own] = torch.inf
         if space.shape[0] > 1:
             farthest = max(farthest, float(distance.amin(1).max()))
     return repeats, farthest

@@ -178,7 +178,7 @@ def directions(
 
 def warn_of_few_rows(n: int, rank_x: Tensor, rank_y: Tensor) -> None:
     """Warn if so many directions in so few rows have canonical correlations of 1 by counting."""
-    if not checks.eager() or rank_x.is_meta:
+    if not checks.readable(rank_x, rank_y) or rank_x.is_meta:
         return
     a, b = int(rank_x), int(rank_y)
     surplus = a + b - (n - 1)

@@ -40,11 +40,12 @@ from typing import NamedTuple, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32
 from relreps._core.rounding import is_constant, rounding_of, unit_of
+from relreps._core.state import Stateful
 from relreps.metrics.cka import NO_BATCH
 from relreps.metrics.hsic import FEWEST, InnerProducts, batch_hsic, debias, feature_noise, in_unit
 from relreps.metrics.kernels import KernelLike, resolve_kernel
@@ -102,7 +103,7 @@ class Frame(NamedTuple):
 def rounding_squared(x: Tensor, y: Tensor) -> Tensor:
     """Squared relative rounding of either side, ``(1, 2)``: their mean is that of mixed types."""
     eps = rounding_of(x.dtype), rounding_of(y.dtype)
-    return torch.tensor([[eps[0] ** 2, eps[1] ** 2]], dtype=torch.float64)
+    return torch.tensor([[eps[0] ** 2, eps[1] ** 2]], dtype=torch.float64, device="cpu")
 
 
 def cka_of_moments(moments: RowMoments, frames: Sequence[Frame], squared_eps: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ def cka_of_moments(moments: RowMoments, frames: Sequence[Frame], squared_eps: Te
     return InnerProducts(h_xy, h_xx, h_yy, *noise).cosine("its similarities are all equal")
 
 
-class CKA(nn.Module):
+class CKA(Stateful):
     r"""Linear CKA of rows that arrive in batches; equal to `linear_cka` of all of them.
 
     It keeps means and products of features, never rows: :math:`O((D + E)^2)` memory. The size of
@@ -249,7 +250,7 @@ class CKA(nn.Module):
         )
 
 
-class MinibatchCKA(nn.Module):
+class MinibatchCKA(Stateful):
     """`minibatch_cka` of batches that arrive one by one; a few numbers are all it keeps.
 
     Every batch counts alike, so give it batches of one size. A batch in which a side is constant

@@ -58,10 +58,6 @@ def searched_spaces(x: Tensor, y: Tensor, minimum: int = 1) -> tuple[Space, Spac
     checks.check_rows("x", x, minimum=minimum)
     checks.check_rows("y", y, minimum=minimum)
     checks.check_paired(x, y)
-    if x.device != y.device:
-        raise ValueError(
-            f"`x` and `y` must be on one device, got {x.device} and {y.device}. Move one by `.to`."
-        )
     if x.is_meta:
         raise ValueError("`x` and `y` must have values to be searched, got tensors on `meta`.")
     checks.check_finite("x", x)

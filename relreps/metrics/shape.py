@@ -143,6 +143,8 @@ def _evening(moments: RowMoments, side: int, alpha: float, eps: float) -> tuple[
 
 def _nuclear_norm(m: Tensor) -> Tensor:
     """Sum of the singular values; its gradient is the polar factor, whatever values coincide."""
-    u, _, vh = torch.linalg.svd(m.detach(), full_matrices=False)
-    norm: Tensor = (m * (u @ vh)).sum()
+    # Of those that are zero up to rounding, vectors are what rounding makes of them: left out.
+    u, s, vh = torch.linalg.svd(m.detach(), full_matrices=False)
+    live = s > rank_tolerance(min(m.shape), torch.finfo(s.dtype).eps) * s[:1]
+    norm: Tensor = (m * ((u * live) @ vh)).sum()
     return norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, residues
 from relreps._core.linalg import at_least_float32, unit_rows
-from relreps._core.rounding import safe_reciprocal
+from relreps._core.rounding import safe_reciprocal, unit_of
 from relreps.moments import RowMoments
 from relreps.normalization.base import Affine, AffineNormalizer, Normalizer, Statistics
 
@@ -90,7 +91,9 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
     wide = at_least_float32(x)
-    return ((wide - mean.to(wide.dtype)) * safe_reciprocal(std.to(wide.dtype))).to(x.dtype)
+    std = std.to(wide.dtype)
+    # Divided, as the reciprocal of a deviation near the least number of a type is infinite.
+    return ((wide - mean.to(wide.dtype)) / torch.where(std == 0, math.inf, std)).to(x.dtype)
 
 
 def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -155,7 +158,9 @@ class IsotropicScale(_Scaling):
 
     def statistics(self, moments: RowMoments) -> tuple[Tensor, ...]:
         """Mean and scale: as one feature, whose deviation is the length of all of them."""
-        return moments.means[0], torch.linalg.vector_norm(moments.deviations())
+        deviations = moments.deviations()
+        unit = unit_of(deviations.detach().amax())  # in which their squares are numbers
+        return moments.means[0], torch.linalg.vector_norm(deviations / unit) * unit
 
 
 class StandardScale(_Scaling):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ def plot_retrieval_curve(
     if last > n:
         raise ValueError(f"`max_k` must be at most the number of keys, {n}, got {last}.")
     ax = new_axes(ax, "plot_retrieval_curve")
-    ks = torch.logspace(0, torch.tensor(float(last)).log10(), _POINTS, dtype=torch.float64)
+    top = math.log10(last)
+    ks = torch.logspace(0, top, _POINTS, dtype=torch.float64, device="cpu")
     ks = ks.round().unique()
     for name, r in ranks.items():
         ordered = r.detach().cpu().double().sort().values

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from relreps._core.state import FittedModule, Stateful
 
 
-class Projection(nn.Module, ABC):
+class Projection(Stateful, ABC):
     """Rows ``(..., D)`` to codes for anchors that are given once, or at the call.
 
     `state_of` takes from anchors what a call needs, and changes nothing; `remember` keeps it. So
@@ -44,3 +46,11 @@ class Projection(nn.Module, ABC):
     @abstractmethod
     def remember(self, state: Any) -> None:
         """Keep what `state_of` gave, for `forward`."""
+
+    def writes(self, state: Any) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `remember` fills, and with what: several projections do it at once."""
+        return []
+
+    def has_anchors(self) -> bool:
+        """Whether every part has been given its anchors."""
+        return all(part._fitted for part in self.modules() if isinstance(part, FittedModule))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.state import Stateful
 
 QuantizeMode = Literal["round", "smooth"]
 
@@ -67,7 +68,7 @@ class Quantize(nn.Module):
         return f"step={self.step}, mode={self.mode!r}"
 
 
-class StratifiedMean(nn.Module):
+class StratifiedMean(Stateful):
     r"""Average the similarities to the anchors of each class, in one or several groups.
 
     .. math:: s_{kC + c} = \operatorname{mean}\{\, r_j : y_j = c,\; n_j \bmod G = k \,\}
@@ -130,7 +131,7 @@ class StratifiedMean(nn.Module):
         return f"{self.weights.shape[0]}, {self.weights.shape[1]}"
 
 
-class AnchorAttention(nn.Module):
+class AnchorAttention(Stateful):
     r"""Mix values of the anchors by how similar they are, :math:`\mathrm{softmax}(r / \tau) V`.
 
     With learned values the output keeps the invariances of the code. With the anchors themselves as

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from relreps._core.state import write_all
 from relreps.projection.base import Projection
 from relreps.projection.combine import Combine, combiner
 
@@ -69,6 +70,7 @@ class ProductProjection(Projection):
         # Past the registration of children: a module is one already, as `combine`.
         object.__setattr__(self, "aggregation", aggregation)
         self.projections = nn.ModuleList(projections)
+        self._keep_configuration(aggregation=aggregation)
 
     @property
     def out_features(self) -> int:
@@ -99,8 +101,14 @@ class ProductProjection(Projection):
         """That of each part."""
         return [p.state_of(anchors, check=check) for p in self.projections]  # type: ignore[operator]
 
+    def writes(self, state: list[Any]) -> list[tuple[Tensor, Tensor]]:
+        """Those of all parts."""
+        parts = zip(self.projections, state, strict=True)
+        return [pair for projection, own in parts for pair in projection.writes(own)]  # type: ignore[operator]
+
     def remember(self, state: list[Any]) -> None:
-        """Each part its own."""
+        """Each part its own, once all are written."""
+        write_all(self.writes(state))
         for projection, own in zip(self.projections, state, strict=True):
             projection.remember(own)  # type: ignore[operator]
 

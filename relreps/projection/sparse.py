@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision, unit_rows
-from relreps._core.state import FittedModule
+from relreps._core.state import FittedModule, write_all
 
 _INDEX_BITS = 32
 _LOW_HALF = (1 << _INDEX_BITS) - 1
@@ -140,6 +140,7 @@ class SparseRelativeProjection(FittedModule):
         self.exponent = exponent
         self.chunk_size = chunk_size
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
+        self._keep_configuration(k=k, exponent=exponent)
 
     @property
     def out_features(self) -> int:
@@ -156,8 +157,9 @@ class SparseRelativeProjection(FittedModule):
         """Copy anchors ``(A, D)``; they are stored with length one."""
         checks.check_anchors(anchors, self.num_anchors, self.in_features)
         checks.check_finite("anchors", anchors)
-        self.anchors.copy_(unit_rows(anchors))
-        self.mark_fitted()
+        units = unit_rows(anchors)
+        write_all([(self.anchors, units), (self.fitted, torch.ones_like(self.fitted))])
+        self._fitted = True
         return self
 
     def topk(self, x: Tensor) -> TopK:
@@ -217,6 +219,8 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
                 [0., 1.]])
     """
     for name, code in (("x", x), ("y", y)):
+        if not isinstance(code, Tensor):
+            raise checks.not_a_tensor(name, code, "a sparse CSR tensor")
         if code.layout != torch.sparse_csr or code.dim() != 2:
             raise TypeError(
                 f"`{name}` must be a two-dimensional sparse CSR tensor, got {code.layout}."
@@ -226,12 +230,17 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
             f"`x` and `y` must be codes for the same anchors, got {x.shape[1]} and {y.shape[1]}."
         )
     checks.check_size("chunk_size", chunk_size)
-    bounds, columns, values = y.crow_indices(), y.col_indices(), y.values()
-    scores = []
+    checks.check_device(x, y)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    x = x.to(torch.promote_types(dtype, torch.float32))
+    bounds, columns, values = y.crow_indices(), y.col_indices(), y.values().to(x.dtype)
+    scores = [values.new_zeros(x.shape[0], 0)]
     for start in range(0, y.shape[0], chunk_size):
         rows = bounds[start : start + chunk_size + 1]
         part = slice(int(rows[0]), int(rows[-1]))
         owner = torch.repeat_interleave(rows.diff())
         dense = values.new_zeros(y.shape[1], len(rows) - 1)
-        scores.append(x @ dense.index_put((columns[part], owner), values[part]))
-    return torch.cat(scores, 1) if scores else values.new_zeros(x.shape[0], 0)
+        dense = dense.index_put((columns[part], owner), values[part])
+        with full_precision(x):
+            scores.append(x @ dense)
+    return torch.cat(scores, 1).to(dtype)

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.description import call
 from relreps._core.invariance import closure
 
 
@@ -56,6 +57,10 @@ class Similarity(ABC):
         """Rows ``(..., D)`` whose code for the anchors is ``code``, where that determines them."""
         raise ValueError(f"{self} has no inverse: it does not determine the row.")
 
+    def described(self) -> str:
+        """What a checkpoint says of it: the state of a projection by another one is refused."""
+        return call(self)
+
     def code(self, x: Tensor, prepared: Iterable[Tensor], num_anchors: int) -> Tensor:
         """`compare` with what was prepared, in the type of ``x``: every code is made here.
 
@@ -95,6 +100,10 @@ class Plain(Similarity):
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
         """What the callable declares."""
         return closure(getattr(self.function, "invariant_to", ()))
+
+    def described(self) -> str:
+        """No name, which may change from one version of the callable to the next."""
+        return "a callable"
 
 
 #: What may stand where a similarity is asked for: a name, an object of this package, or any

@@ -169,6 +169,10 @@ class Rescaled(Similarity):
         own = self._distance.invariances(in_features, rank)
         return closure((*own, "isotropic_scale"))
 
+    def described(self) -> str:
+        """The same for a distance and its name."""
+        return f"Rescaled({self._distance.described()})"
+
     def check_anchors(self, anchors: Tensor) -> None:
         """Refuse anchors without a positive median distance."""
         self._distance.check_anchors(anchors)

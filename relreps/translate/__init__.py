@@ -8,8 +8,9 @@ pre-processing included, is in its state, and its output lies in the *original* 
 from relreps.translate.base import Translator
 from relreps.translate.functional import FunctionalMapTranslator
 from relreps.translate.generalized import GeneralizedProcrustes
-from relreps.translate.matrix import MatrixTranslator, Problem, Solution
+from relreps.translate.matrix import MatrixTranslator
 from relreps.translate.permutation import PermutationTranslator
+from relreps.translate.problem import Problem, Solution
 from relreps.translate.procrustes import LOrthoTranslator, ProcrustesTranslator, procrustes
 from relreps.translate.rcsls import RCSLSTranslator, rcsls_loss
 from relreps.translate.regularized import ProcrustesRidgeTranslator, ReducedRankTranslator

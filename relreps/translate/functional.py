@@ -10,7 +10,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps.correspondence.functional import functional_pairs
 from relreps.correspondence.pairs import Seeds, united
-from relreps.translate.matrix import Preprocessing
+from relreps.translate.matrix import Post, Preprocessing
 from relreps.translate.procrustes import Scale
 from relreps.translate.seeded import SeededTranslator
 
@@ -39,6 +39,7 @@ class FunctionalMapTranslator(SeededTranslator):
             functions in an eigenfunction.
         scale: As in `ProcrustesTranslator`.
         pre: As in `ProcrustesTranslator`.
+        post: As in `ProcrustesTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -81,10 +82,11 @@ class FunctionalMapTranslator(SeededTranslator):
         num_functions: int = 100,
         k: int = 100,
         alpha: float = 10.0,
-        scale: Scale = "none",
+        scale: Scale = "norm",
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, scale, pre)
+        super().__init__(in_features, out_features, scale, pre, post)
         checks.check_size("num_functions", num_functions, minimum=2)
         checks.check_size("k", k)
         checks.check_nonnegative("alpha", alpha)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, reduce
 from operator import add
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -16,12 +15,14 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.blocks import rows_at_once
 from relreps._core.linalg import as_float64, at_least_float32, full_precision, unit_rows
-from relreps._core.rounding import is_constant, rank_tolerance, rounding_of, safe_reciprocal
+from relreps._core.rounding import rounding_of, safe_norm
 from relreps._core.state import check_fits
+from relreps._core.warnings import warn
 from relreps.moments import RowMoments, elementwise, finite_moments, outer, row_moments
 from relreps.moments.value import BOTH, Product, times
 from relreps.normalization import Affine, Center, Normalizer, StandardScale, UnitNorm
 from relreps.translate.base import Translator
+from relreps.translate.problem import Problem, Solution, assembled, check_related
 
 Preprocessing = Literal["center", "standard", "unit"] | Normalizer
 
@@ -33,49 +34,29 @@ _NAMED: dict[str | None, Callable[[int], Normalizer] | None] = {
 }
 _CENTERING = ("center", "standard")
 
+#: What is done to a moved row at the end, by name.
+Post = Literal["unit"]
 
-class Problem(NamedTuple):
-    r"""What a matrix is found from: pairs, pre-processed to :math:`p(x)` and :math:`q(y)`.
-
-    Attributes:
-        moments: Sums over the pairs, about zero: ``xx``, ``xy`` and ``yy``, in float64.
-        source: The pre-processing :math:`p`.
-        target: The pre-processing :math:`q`.
-        rows: Gives the pre-processed rows ``(N, D_x)``, ``(N, D_y)``, in float64. None where there
-            are only sums of them.
-        weights: One weight a pair, if they have any.
-    """
-
-    moments: RowMoments
-    source: Affine
-    target: Affine
-    rows: Callable[[], tuple[Tensor, Tensor]] | None = None
-    weights: Tensor | None = None
-
-
-class Solution(NamedTuple):
-    """A matrix between pre-processed rows, and what is known of it.
-
-    Attributes:
-        matrix: ``(D_x, D_y)``.
-        inverse: What undoes it, ``(D_y, D_x)``; its pseudo-inverse by default.
-        rank: Most directions that the pairs determine, where it is known to be fewer than the
-            matrix has by rounding.
-        offset: What is added to a moved, pre-processed row, ``(D_y,)``; nothing by default.
-        buffers: Values of further buffers, by name.
-    """
-
-    matrix: Tensor
-    inverse: Tensor | None = None
-    rank: int | None = None
-    offset: Tensor | None = None
-    buffers: Mapping[str, Tensor] = MappingProxyType({})
+#: Share by which lengths that are meant to be one may differ from it: half types keep three digits.
+_UNIT = 1e-3
+#: Share by which moved rows may miss that length before it is said, and how many of them are tried.
+_OFF, _TRIED = 1e-2, 256
 
 
 class MatrixTranslator(Translator):
     r"""A translator that is one matrix M between two pre-processed spaces.
 
     .. math:: \hat y = q^{-1}(p(x)\, M)
+
+    Two further steps are options. ``rescale`` gives back the spread about the mean
+    :math:`\mu_y` of the target (the origin, where `pre` leaves it), which a map that hedges
+    takes: every moved row is brought as far from it as a target row is in the root mean square.
+    ``post="unit"`` then brings it to length one:
+
+    .. math:: \mu_y + \rho\, \frac{\hat y - \mu_y}{\lVert \hat y - \mu_y \rVert},
+              \qquad \rho^2 = \frac{\sum_i w_i \lVert y_i - \mu_y \rVert^2}{\sum_i w_i}
+              = \operatorname{tr} C_{yy},
+              \qquad\text{and}\quad \frac{\hat y}{\lVert \hat y \rVert}
 
     A subclass finds the matrix, and nothing else; the state is written here:
 
@@ -92,12 +73,18 @@ class MatrixTranslator(Translator):
             deviation), ``"unit"`` (rows of length one; the average length of the target is
             restored), a normaliser for ``in_features``, of which each side gets one of its own, or
             None.
+        post: ``"unit"`` brings moved rows to length one, for an index of such rows; None.
+        rescale: Whether the spread of the target is restored; None where that is no option.
+
+    Warns:
+        NumericalWarning: In `fit`, if all target rows have length one and moved rows have not.
 
     Attributes:
         matrix: The whole map about the means, ``(D_x, D_y)``, pre-processing included.
         inverse_matrix: What undoes it, ``(D_y, D_x)``.
         mean_x: What is subtracted from a source row, ``(D_x,)``.
         mean_y: What is added to a moved row, ``(D_y,)``.
+        spread_y: The :math:`\rho` of ``rescale``, if that is an option.
         rank: Number of directions of the map, of ``min(in_features, out_features)``.
     """
 
@@ -108,20 +95,36 @@ class MatrixTranslator(Translator):
     mean_y: Tensor
     length_x: Tensor
     length_y: Tensor
+    spread_y: Tensor
     #: Moments that `solution` needs of xx and of yy: whole (`outer`) or the diagonal.
     products: tuple[Product, Product] = (elementwise, elementwise)
     #: Whether `pre` has to subtract the mean (True), must not (False), or may (None).
     centering: bool | None = None
-    #: Whether directions without pairs are completed, so that there always is an inverse.
-    completes = False
+    #: Whether there is an inverse though directions are dropped: these come back as the mean.
+    partial_inverse: bool = False
     _remedy = "Call `fit(x, y)` on paired rows first."
 
     def __init__(
-        self, in_features: int, out_features: int, pre: Preprocessing | None = "center"
+        self,
+        in_features: int,
+        out_features: int,
+        pre: Preprocessing | None = "center",
+        *,
+        post: Post | None = None,
+        rescale: bool | None = None,
     ) -> None:
         super().__init__(in_features, out_features)
         self._pre = (pre, self._resolved(pre))
         self._keep_choice("pre", "another" if isinstance(pre, Normalizer) else pre, _CHOICES)
+        if post is not None:
+            checks.check_choice("post", post, _POSTS)
+        self.post = post
+        self._keep_choice("post", post, _POSTS)
+        self.rescale = rescale
+        if rescale is not None:
+            checks.check_choice("rescale", rescale, (False, True))
+            self._keep_choice("rescale", rescale, (False, True))
+            self.register_buffer("spread_y", torch.ones(()))
         self._invertible = False
         self.register_buffer("matrix", torch.zeros(in_features, out_features))
         self.register_buffer("inverse_matrix", torch.zeros(out_features, in_features))
@@ -157,14 +160,17 @@ class MatrixTranslator(Translator):
         """Vectors ``(..., D_x)`` of the source space in the target space."""
         checks.check_features("x", x, self.in_features)
         self.require_fitted(self._remedy)
-        return self._move(x, self.mean_x, self.matrix, self.mean_y, self.length_y)
+        state = self.mean_x, self.matrix, self.mean_y, self.length_y
+        return self._moved(x, *state, self.spread_y if self.rescale else None)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Vectors ``(..., D_y)`` of the target space in the source space.
 
         Undoes `forward` exactly if ``in_features <= out_features`` (with ``pre="unit"``: up to the
         length of the row, and with ``"standard"``: up to constant features). Otherwise `forward`
-        drops directions, and this is the shortest vector that it maps to ``y``.
+        drops directions, and this is the shortest vector that it maps to ``y``. What ``rescale``
+        and ``post`` have done is not undone, as they forget a length: after ``rescale`` a row comes
+        back in its direction from the mean.
         """
         checks.check_features("y", y, self.out_features)
         self.require_fitted(self._remedy)
@@ -176,8 +182,19 @@ class MatrixTranslator(Translator):
             )
         return self._move(y, self.mean_y, self.inverse_matrix, self.mean_x, self.length_x)
 
+    def _moved(self, x: Tensor, *state: Tensor | None) -> Tensor:
+        """What `forward` gives, from state that is given."""
+        moved = self._move(at_least_float32(x), *state)  # type: ignore[arg-type]
+        return (moved if self.post is None else unit_rows(moved)).to(x.dtype)
+
     def _move(
-        self, rows: Tensor, shift: Tensor, matrix: Tensor, offset: Tensor, length: Tensor
+        self,
+        rows: Tensor,
+        shift: Tensor,
+        matrix: Tensor,
+        offset: Tensor,
+        length: Tensor,
+        spread: Tensor | None = None,
     ) -> Tensor:
         wide = at_least_float32(rows)
         normalizer = self._pre[1]
@@ -187,7 +204,10 @@ class MatrixTranslator(Translator):
         if normalizer is not None and normalizer.centers:
             wide = wide - shift.to(wide.dtype)
         with full_precision(rows):
-            moved: Tensor = wide @ matrix.to(wide.dtype) + offset.to(wide.dtype)
+            moved: Tensor = wide @ matrix.to(wide.dtype)
+        if spread is not None:
+            moved = unit_rows(moved) * spread.to(wide.dtype)
+        moved = moved + offset.to(wide.dtype)
         if normalizer is not None and normalizer.unit_rows:
             moved = moved * length.to(wide.dtype)
         return moved.to(rows.dtype)
@@ -258,7 +278,10 @@ class MatrixTranslator(Translator):
         source = target = Affine()
         if self._pre[1] is None or not self._pre[1].centers:
             moments = moments.about_zero()
-        self._check_related(moments)
+        squares = check_related(type(self).__name__, moments)[self.in_features :].sum()
+        values = dict(zip(("length_x", "length_y"), lengths, strict=True))
+        if self.rescale:
+            values["spread_y"] = (moments.diagonal(1).sum() / moments.total).sqrt()
         given, normalizer = self._pre
         if normalizer is not None:
             sides = moments.of(0), moments.of(1)
@@ -269,7 +292,12 @@ class MatrixTranslator(Translator):
             moments = moments.mapped(source[:2], target[:2])
         rows = None if pairs is None else partial(self._preprocessed, *pairs, source, target)
         problem = Problem(moments, source, target, rows, weights)
-        return self._write(self.solution(problem, **options), source, target, lengths)
+        solution = self.solution(problem, **options)
+        found, rank = assembled(solution, source, target)
+        values |= found
+        if self.post is None and abs(float(squares) - 1) < 2 * _UNIT:
+            self._warn_of_lengths(pairs, values)
+        return self._write(values, rank)
 
     def _preprocessed(
         self, x: Tensor, y: Tensor, source: Affine, target: Affine
@@ -283,70 +311,37 @@ class MatrixTranslator(Translator):
             rows.append(times(wide if shift is None else wide - shift, factor))
         return rows[0], rows[1]
 
-    def _check_related(self, moments: RowMoments) -> None:
-        """Refuse pairs that determine no direction: of one row over and over, or unrelated ones."""
-        xx, xy, yy = moments.scatters
-        sides = [s if s.dim() == 1 else s.diagonal() for s in (xx, yy)]
-        # Feature by feature: a large constant one is not to hide another that varies.
-        squares, means = torch.cat(sides), torch.cat(moments.means)
-        still = is_constant(squares, squares + moments.total * means.square(), moments.eps)
-        constant = [side.all() for side in still.split([len(side) for side in sides])]
-        # What is left of the products is a sum in float64: its rounding decides, not that of rows.
-        lengths = sides[0].sum().sqrt() * sides[1].sum().sqrt()
-        rounding = max(xy.shape) * torch.finfo(torch.float64).eps * lengths
-        if any(map(bool, constant)) or bool(xy.norm() <= rounding):
-            raise ValueError(
-                f"{type(self).__name__} cannot be fitted: `x` and `y` must vary together, but the "
-                "pairs determine no direction (rank 0). Give at least two pairs with different "
-                "rows on both sides."
+    def _warn_of_lengths(
+        self, pairs: tuple[Tensor, Tensor] | None, values: dict[str, Tensor]
+    ) -> None:
+        """Say that target rows have length one and moved ones have not, if the rows are there."""
+        if pairs is None or bool(((safe_norm(as_float64(pairs[1])) - 1).abs() > _UNIT).any()):
+            return
+        names = ("mean_x", "matrix", "mean_y", "length_y", "spread_y")
+        some = as_float64(pairs[0][:_TRIED])
+        low, high = safe_norm(self._moved(some, *(values.get(n) for n in names))).aminmax()
+        if low < 1 - _OFF or high > 1 + _OFF:
+            warn(
+                f"the rows of `y` have length one, and moved rows have {float(low):.2f} to "
+                f"{float(high):.2f}, which counts where they are searched by inner product. Build "
+                "the translator with `post='unit'`, or bring what it gives to length one."
             )
 
-    def _write(
-        self, solution: Solution, source: Affine, target: Affine, lengths: tuple[Tensor, ...]
-    ) -> Self:
-        """Put pre-processing and matrix together and write every buffer, once nothing can fail."""
-        matrix, inverse, rank, offset, buffers = solution
-        full = min(self.in_features, self.out_features)
-        if inverse is None:
-            inverse, live = _pseudo_inverse(matrix)
-            rank = live if rank is None else min(live, rank)
-        rank = full if rank is None else rank
-        values = {
-            "matrix": _between(source.factor, matrix, target.inverse),
-            "inverse_matrix": _between(target.factor, inverse, source.inverse),
-            "mean_x": torch.zeros_like(matrix[:, 0]) if source.shift is None else source.shift,
-            "mean_y": torch.zeros_like(matrix[0]) if target.shift is None else target.shift,
-            **dict(zip(("length_x", "length_y"), lengths, strict=True)),
-            **buffers,
-        }
-        if offset is not None:
-            values["mean_y"] = values["mean_y"] + times(offset, target.inverse)
+    def _write(self, values: dict[str, Tensor], rank: int) -> Self:
+        """Write every buffer, once nothing can fail."""
         check_fits(type(self).__name__, values, {n: getattr(self, n).dtype for n in values})
         for name, value in values.items():
             getattr(self, name).copy_(value)
         self.rank.fill_(rank)
-        self._invertible = self.completes or rank == full
+        self._invertible = self.partial_inverse or rank == min(self.in_features, self.out_features)
         self.mark_fitted()
         return self
 
     def _on_load(self) -> None:
         if not self.rank.is_meta:
             full = min(self.in_features, self.out_features)
-            self._invertible = self.completes or int(self.rank) == full
+            self._invertible = self.partial_inverse or int(self.rank) == full
 
 
 _CHOICES = (*_NAMED, "another")
-
-
-def _between(left: Tensor | None, matrix: Tensor, right: Tensor | None) -> Tensor:
-    """A matrix with what stands on either side of it folded in."""
-    if left is not None:
-        matrix = left @ matrix if left.dim() == 2 else left[..., None] * matrix
-    return matrix if right is None else times(matrix, right)
-
-
-def _pseudo_inverse(matrix: Tensor) -> tuple[Tensor, int]:
-    """Pseudo-inverse and rank of a matrix that was solved for in float64."""
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    live = s > rank_tolerance(max(matrix.shape), torch.finfo(s.dtype).eps) * s[0]
-    return (vh.mT * torch.where(live, safe_reciprocal(s), 0)) @ u.mT, int(live.sum())
+_POSTS = (None, "unit")

@@ -7,7 +7,8 @@ import torch
 from relreps._core.warnings import warn
 from relreps.correspondence.transport import assign
 from relreps.moments import elementwise
-from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.matrix import Post, Preprocessing
+from relreps.translate.problem import Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 
@@ -29,6 +30,7 @@ class PermutationTranslator(MomentTranslator):
         signed: Whether a feature may change its sign, as with odd activations.
         pre: ``"center"``, ``"standard"`` (correlations are matched, and units change),
             ``"unit"`` or None, as in `ProcrustesTranslator`.
+        post: ``"unit"`` brings moved rows to length one.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -62,8 +64,9 @@ class PermutationTranslator(MomentTranslator):
         *,
         signed: bool = False,
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, pre)
+        super().__init__(in_features, out_features, pre, post=post)
         self.signed = signed
 
     def solution(self, problem: Problem) -> Solution:

@@ -15,7 +15,8 @@ from relreps._core.warnings import warn
 from relreps.moments import RowMoments, elementwise, outer
 from relreps.moments.value import times
 from relreps.translate.gram import Gram
-from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.matrix import Post, Preprocessing
+from relreps.translate.problem import Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 Scale = Literal["none", "umeyama", "norm"]
@@ -57,9 +58,40 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
 
 def check_values(x: Tensor, y: Tensor) -> None:
     """Refuse rows that are not finite, which a decomposition would refuse in its own words."""
-    if checks.eager():
-        for name, rows in (("x", x), ("y", y)):
+    for name, rows in (("x", x), ("y", y)):
+        if checks.readable(rows):
             checks.check_finite(name, rows.detach())
+
+
+def determined_rotation(
+    problem: Problem, m: Tensor, complete: bool = False, allow_reflection: bool = True
+) -> tuple[Tensor, int]:
+    """The polar factor of the directions of ``m`` that are more than rounding; and their number.
+
+    Args:
+        problem: What the pairs are.
+        m: Products of them, ``(D_x, D_y)``.
+        complete: Whether the others are moved too, as nearly as possible to themselves.
+        allow_reflection: If false, the determinant of a full factor is +1.
+    """
+    u, s, vh = torch.linalg.svd(m, full_matrices=False)
+    # Each side has a share of its largest singular value that is rounding, and those of the product
+    # have that of both; or what is lost in the sums.
+    moments = problem.moments
+    share = rank_tolerance(max(m.shape), moments.eps) ** 2
+    sides = zip(moments.scatters[::2], problem[1:3], strict=True)
+    for scatter, (shift, factor, _) in sides:
+        if shift is not None:  # what is left far from the origin is rounded as it was
+            far = (shift if factor is None else times(shift[None], factor)).square().sum()
+            squares = (scatter if scatter.dim() == 1 else scatter.diagonal()).sum()
+            share *= math.sqrt(float(1 + moments.total * far / squares))
+    share = max(share, max(m.shape) * torch.finfo(m.dtype).eps)
+    rank = int((s > share * s[0]).sum())
+    # Where directions are free, some rotation carries the others as a reflection would.
+    if complete or (rank == len(s) and not allow_reflection):
+        u, vh = orthogonal_factors(u, vh, rank, allow_reflection)
+        return u @ vh, rank
+    return u[:, :rank] @ vh[:rank], rank
 
 
 class ProcrustesTranslator(MomentTranslator):
@@ -69,22 +101,29 @@ class ProcrustesTranslator(MomentTranslator):
 
     where :math:`p, q` pre-process the source and the target with the statistics of the pairs. It is
     the map to try first: it needs few pairs, cannot overfit as least squares does, and keeps
-    angles. Fit: O(N D_x D_y) and one SVD, in float64. A call: one matrix product.
+    angles. With fewer pairs than features it carries the directions that they determine, and drops
+    the others: as part of an index they would be noise. Fit: O(N D_x (D_x + D_y)) and one SVD, in
+    float64. A call: one matrix product.
 
     Args:
         in_features: Width :math:`D_x` of the source space.
         out_features: Width :math:`D_y` of the target space.
-        scale: ``"none"`` (s = 1), ``"umeyama"`` (least squares, shrinks under noise) or ``"norm"``
-            (gives the moved pairs the mean square length of the target).
+        scale: ``"norm"`` (gives the moved pairs the mean square length of the target),
+            ``"umeyama"`` (least squares, shrinks under noise) or ``"none"`` (s = 1; for spaces of
+            one size).
         allow_reflection: If false the map is a proper rotation; needs equal widths.
+        complete: Whether directions that the pairs do not determine are moved too, as nearly as
+            possible to themselves; `inverse` then undoes them, too.
         pre: ``"center"``, ``"standard"`` (each feature by its deviation), ``"unit"`` (rows of
             length one; the average length of the target is restored) or None.
+        post: ``"unit"`` brings moved rows to length one.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
 
     Attributes:
         rank: Number of directions that the pairs determine, of ``min(in_features, out_features)``.
+            The others, unless completed, are at the mean in what `inverse` gives.
 
     Raises:
         RuntimeError: Used before `fit`.
@@ -101,27 +140,29 @@ class ProcrustesTranslator(MomentTranslator):
     """
 
     scaling: Tensor
-    completes = True
+    partial_inverse = True
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
         *,
-        scale: Scale = "none",
+        scale: Scale = "norm",
         allow_reflection: bool = True,
+        complete: bool = False,
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, pre)
+        super().__init__(in_features, out_features, pre, post=post)
         checks.check_choice("scale", scale, get_args(Scale))
         if not allow_reflection and in_features != out_features:
             raise ValueError(
                 "`allow_reflection=False` needs equal widths, because only a square map has an "
                 f"orientation; got {in_features} and {out_features}."
             )
-        self.scale, self.allow_reflection = scale, allow_reflection
+        self.scale, self.allow_reflection, self.complete = scale, allow_reflection, complete
         # The length of moved rows is that of the rows, unless directions are dropped.
-        dropping = scale != "none" and in_features > out_features
+        dropping = scale != "none" and (in_features > out_features or not complete)
         self.products = (outer if dropping else elementwise, elementwise)
         self.register_buffer("scaling", torch.ones(()))
 
@@ -132,16 +173,30 @@ class ProcrustesTranslator(MomentTranslator):
 
     def solution(self, problem: Problem) -> Solution:
         """The polar factor of the products of the pairs, and its scale."""
-        m = problem.moments
-        u, s, vh = torch.linalg.svd(self._direction(m), full_matrices=False)
-        rank = int((s > self._rounding(problem) * s[0]).sum())
-        u, vh = orthogonal_factors(u, vh, rank, self.allow_reflection)
-        rotation = u @ vh
-        scaling = torch.ones_like(m.total) if self.scale == "none" else self._scaling(rotation, m)
-        if rank < len(s):
+        m, full = problem.moments, min(self.in_features, self.out_features)
+        rotation, rank = determined_rotation(
+            problem, self._direction(m), self.complete, self.allow_reflection
+        )
+        scaling = torch.ones_like(m.total)
+        if self.scale != "none":
+            xx, xy, yy = m.scatters
+            moved = xx.sum() if xx.dim() == 1 else (rotation * (xx @ rotation)).sum()
+            squares = yy.sum() if yy.dim() == 1 else yy.trace()
+            scaling = (squares / moved).sqrt()
+            if self.scale == "umeyama":
+                along = (rotation * xy).sum()
+                if along <= torch.finfo(along.dtype).eps * (moved * squares).sqrt():
+                    raise ValueError(
+                        "`scale='umeyama'` finds no positive scale, because no rotation without a "
+                        "reflection brings `x` nearer to `y`. Allow reflections or choose another "
+                        "scale."
+                    )
+                scaling = along / moved
+        if rank < full:
+            others = "moved as nearly as possible to themselves" if self.complete else "dropped"
             warn(
-                f"{m.effective_rows:.0f} pairs determine {rank} of {len(s)} directions; the others "
-                "are mapped as nearly as possible to themselves. Give more pairs if they matter."
+                f"{m.effective_rows:.0f} pairs determine {rank} of {full} directions; the others "
+                f"are {others}. Give more pairs if they matter."
             )
         matrix, inverse = rotation * scaling, rotation.mT / scaling
         return Solution(matrix, inverse, rank, buffers={"scaling": scaling})
@@ -149,35 +204,6 @@ class ProcrustesTranslator(MomentTranslator):
     def _direction(self, m: RowMoments) -> Tensor:
         """The matrix ``(D_x, D_y)`` whose polar factor is the map."""
         return m.scatters[1]
-
-    def _rounding(self, problem: Problem) -> float:
-        """Share of the largest singular value that the rounding of the rows makes of nothing.
-
-        Each side has its share, and the singular values are of their product.
-        """
-        m = problem.moments
-        xx, xy, yy = m.scatters
-        share = rank_tolerance(max(xy.shape), m.eps) ** 2
-        for scatter, (shift, factor, _) in ((xx, problem.source), (yy, problem.target)):
-            if shift is not None:  # what is left far from the origin is rounded as it was
-                far = (shift if factor is None else times(shift[None], factor)).square().sum()
-                squares = (scatter if scatter.dim() == 1 else scatter.diagonal()).sum()
-                share *= math.sqrt(float(1 + m.total * far / squares))
-        return max(share, max(xy.shape) * torch.finfo(xy.dtype).eps)
-
-    def _scaling(self, rotation: Tensor, m: RowMoments) -> Tensor:
-        """Scale for rows that are turned already."""
-        moved = m.xx.sum() if m.xx.dim() == 1 else (rotation * (m.xx @ rotation)).sum()
-        squares = m.diagonal(1).sum()
-        if self.scale == "norm":
-            return (squares / moved).sqrt()
-        along = (rotation * m.xy).sum()
-        if along <= torch.finfo(along.dtype).eps * (moved * squares).sqrt():
-            raise ValueError(
-                "`scale='umeyama'` finds no positive scale, because no rotation without a "
-                "reflection brings `x` nearer to `y`. Allow reflections or choose another scale."
-            )
-        return along / moved
 
 
 class LOrthoTranslator(ProcrustesTranslator):
@@ -192,9 +218,11 @@ class LOrthoTranslator(ProcrustesTranslator):
     Args:
         in_features: Width :math:`D_x` of the source space.
         out_features: Width :math:`D_y` of the target space.
-        scale: ``"none"``, ``"umeyama"`` or ``"norm"``, as for `ProcrustesTranslator`.
+        scale: ``"norm"``, ``"umeyama"`` or ``"none"``, as for `ProcrustesTranslator`.
         allow_reflection: If false the map is a proper rotation; needs equal widths.
+        complete: Whether directions that the pairs do not determine are moved too.
         pre: ``"center"``, ``"standard"``, ``"unit"`` or None.
+        post: ``"unit"`` brings moved rows to length one.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -221,12 +249,20 @@ class LOrthoTranslator(ProcrustesTranslator):
         in_features: int,
         out_features: int,
         *,
-        scale: Scale = "none",
+        scale: Scale = "norm",
         allow_reflection: bool = True,
+        complete: bool = False,
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
         super().__init__(
-            in_features, out_features, scale=scale, allow_reflection=allow_reflection, pre=pre
+            in_features,
+            out_features,
+            scale=scale,
+            allow_reflection=allow_reflection,
+            complete=complete,
+            pre=pre,
+            post=post,
         )
         self.products = (outer, elementwise)
 

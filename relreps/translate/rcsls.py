@@ -10,8 +10,9 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import full_precision, unit_rows
 from relreps.correspondence.neighbors import check_common_space
-from relreps.translate.matrix import MatrixTranslator, Preprocessing, Problem, Solution
-from relreps.translate.procrustes import procrustes
+from relreps.translate.matrix import MatrixTranslator, Post, Preprocessing
+from relreps.translate.problem import Problem, Solution
+from relreps.translate.procrustes import determined_rotation
 
 
 def rcsls_loss(x: Tensor, y: Tensor, k: int = 10) -> Tensor:
@@ -106,8 +107,9 @@ class RCSLSTranslator(MatrixTranslator):
         max_iterations: int = 20,
         lr: float = 1.0,
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, pre)
+        super().__init__(in_features, out_features, pre, post=post)
         checks.check_size("k", k)
         checks.check_size("max_iterations", max_iterations)
         checks.check_positive("lr", lr)
@@ -133,7 +135,7 @@ class RCSLSTranslator(MatrixTranslator):
         if problem.rows is None:
             raise ValueError("RCSLSTranslator needs the rows: call `fit`.")
         left, right = map(unit_rows, problem.rows())
-        matrix, lr = procrustes(left, right), self.lr
+        matrix, lr = determined_rotation(problem, left.mT @ right)[0], self.lr
         loss, gradient = self._descent(left, right, matrix)
         for _ in range(self.max_iterations):
             tried = _into_ball(matrix - lr * gradient)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relreps._core.linalg import polar_factor
 from relreps.translate.gram import Ridge, check_max_rank
-from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.matrix import Post, Preprocessing
+from relreps.translate.problem import Problem, Solution
+from relreps.translate.procrustes import determined_rotation
 from relreps.translate.ridge import AffineTranslator
 
 
@@ -26,6 +27,8 @@ class ProcrustesRidgeTranslator(AffineTranslator):
         out_features: Width :math:`D_y` of the target space.
         ridge: Strength of the pull, ``"gcv"`` or ``"loo"``, as for `AffineTranslator`.
         pre: ``"center"`` or ``"standard"``.
+        post: ``"unit"`` brings moved rows to length one.
+        rescale: Whether the spread of the target is restored, as in `AffineTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -52,13 +55,17 @@ class ProcrustesRidgeTranslator(AffineTranslator):
         *,
         ridge: Ridge = "gcv",
         pre: Preprocessing = "center",
+        post: Post | None = None,
+        rescale: bool = False,
     ) -> None:
-        super().__init__(in_features, out_features, ridge=ridge, pre=pre)
+        super().__init__(
+            in_features, out_features, ridge=ridge, pre=pre, post=post, rescale=rescale
+        )
 
     def prior(self, problem: Problem) -> Tensor:
         """The Procrustes map with its least squares scale."""
         m = problem.moments
-        rotation = polar_factor(m.xy)
+        rotation = determined_rotation(problem, m.xy)[0]
         return rotation * ((rotation * m.xy).sum() / (rotation * (m.xx @ rotation)).sum())
 
 
@@ -79,6 +86,8 @@ class ReducedRankTranslator(AffineTranslator):
         ridge: Penalty, ``"gcv"`` or ``"loo"`` (chosen for the full rank), as for
             `AffineTranslator`.
         pre: ``"center"`` or ``"standard"``.
+        post: ``"unit"`` brings moved rows to length one.
+        rescale: Whether the spread of the target is restored, as in `AffineTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -105,8 +114,12 @@ class ReducedRankTranslator(AffineTranslator):
         *,
         ridge: Ridge = 0.0,
         pre: Preprocessing = "center",
+        post: Post | None = None,
+        rescale: bool = False,
     ) -> None:
-        super().__init__(in_features, out_features, ridge=ridge, pre=pre)
+        super().__init__(
+            in_features, out_features, ridge=ridge, pre=pre, post=post, rescale=rescale
+        )
         check_max_rank(max_rank, in_features, out_features)
         self.max_rank = max_rank
 

@@ -258,13 +258,13 @@ class InverseRelativeTranslator(Translator):
             "decoder": decoder,
             "mean_y": mean,
             "condition_number": torch.stack(conditions).amax(),
-            "used_ridge": torch.tensor(ridges).mean(),
-            "num_kept": torch.tensor(kept_least),
+            "used_ridge": decoder.new_tensor(ridges).mean(),
+            "num_kept": self.num_kept.new_tensor(kept_least),
         }
 
     def _kept(self, units: Tensor, generator: torch.Generator | None) -> Tensor:
         """Anchors that stay, in ascending order."""
-        order = torch.arange(len(units))
+        order = torch.arange(len(units), device=units.device)
         if self.subspaces > 1:
             order = shuffled(len(units), generator)
         order = order.to(units.device)
@@ -285,7 +285,7 @@ class InverseRelativeTranslator(Translator):
         squares = torch.where(live, s.square(), 0)
         if self.ridge == "gcv" and codes is not None:
             explained = (u.mT @ codes).square().sum(1)
-            penalties = unit * torch.tensor(RIDGES).to(s)
+            penalties = unit * s.new_tensor(RIDGES)
             scores = gcv(
                 squares[live], explained[live], codes.square().sum(), len(codes), penalties
             )

@@ -14,7 +14,8 @@ from relreps._core.warnings import warn
 from relreps.moments import elementwise, outer
 from relreps.moments.value import times
 from relreps.translate.gram import RIDGES, Gram, Ridge, check_ridge, gcv, leave_one_out
-from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.matrix import Post, Preprocessing
+from relreps.translate.problem import Problem, Solution
 from relreps.translate.procrustes import check_values
 from relreps.translate.streaming import MomentTranslator
 
@@ -76,10 +77,16 @@ class RidgeTranslator(MomentTranslator):
     products = (outer, elementwise)
 
     def __init__(
-        self, in_features: int, out_features: int, ridge: Ridge, pre: Preprocessing | None
+        self,
+        in_features: int,
+        out_features: int,
+        ridge: Ridge,
+        pre: Preprocessing | None,
+        post: Post | None,
+        rescale: bool,
     ) -> None:
         check_ridge("ridge", ridge, ("gcv", "loo"))
-        super().__init__(in_features, out_features, pre)
+        super().__init__(in_features, out_features, pre, post=post, rescale=rescale)
         self.ridge = ridge
         self.register_buffer("penalty", torch.zeros(()))
 
@@ -165,6 +172,8 @@ class LinearTranslator(RidgeTranslator):
             ``"loo"`` by the exact error of leaving out each pair in turn, which needs the rows
             (`fit` only). Without ridge, directions that the pairs do not determine are ignored.
         pre: None, or ``"unit"`` (rows of length one; the average length of the target is restored).
+        post: ``"unit"`` brings moved rows to length one.
+        rescale: Whether every moved row is brought to the root mean square length of the target.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -197,8 +206,10 @@ class LinearTranslator(RidgeTranslator):
         *,
         ridge: Ridge = 0.0,
         pre: Preprocessing | None = None,
+        post: Post | None = None,
+        rescale: bool = False,
     ) -> None:
-        super().__init__(in_features, out_features, ridge, pre)
+        super().__init__(in_features, out_features, ridge, pre, post, rescale)
 
 
 class AffineTranslator(RidgeTranslator):
@@ -220,6 +231,12 @@ class AffineTranslator(RidgeTranslator):
             ``"loo"`` by the exact error of leaving out each pair in turn, which needs the rows
             (`fit` only). Without ridge, directions that the pairs do not determine are ignored.
         pre: ``"center"`` or ``"standard"`` (the penalty then counts features in their deviations).
+        post: ``"unit"`` brings moved rows to length one.
+        rescale: Whether moved rows are given the spread of the target, as a penalty takes some of
+            it: :math:`\mu_y + \rho\, (\hat y - \mu_y) / \lVert \hat y - \mu_y \rVert` with
+            :math:`\rho` the root mean square distance of target rows from their mean
+            :math:`\mu_y`. For an index that holds moved rows and others, which would else be
+            found in place of them.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -251,8 +268,10 @@ class AffineTranslator(RidgeTranslator):
         *,
         ridge: Ridge = 0.0,
         pre: Preprocessing = "center",
+        post: Post | None = None,
+        rescale: bool = False,
     ) -> None:
-        super().__init__(in_features, out_features, ridge, pre)
+        super().__init__(in_features, out_features, ridge, pre, post, rescale)
 
 
 def _in_units(rows: Tensor, problem: Problem) -> Tensor:

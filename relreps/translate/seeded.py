@@ -16,7 +16,7 @@ from relreps._core.warnings import NumericalWarning, warn
 from relreps.correspondence.neighbors import matched
 from relreps.correspondence.pairs import Indices, Pairs, Seeds, checked_seeds, united
 from relreps.translate.base import Translator
-from relreps.translate.matrix import Preprocessing
+from relreps.translate.matrix import Post, Preprocessing
 from relreps.translate.procrustes import ProcrustesTranslator, Scale
 
 #: Agreement below which it is said that the pairs are not to be believed.
@@ -42,13 +42,17 @@ class SeededTranslator(Translator):
 
     num_pairs: Tensor
     agreement: Tensor
-    paired = False
 
     def __init__(
-        self, in_features: int, out_features: int, scale: Scale, pre: Preprocessing | None
+        self,
+        in_features: int,
+        out_features: int,
+        scale: Scale,
+        pre: Preprocessing | None,
+        post: Post | None,
     ) -> None:
         super().__init__(in_features, out_features)
-        self.map = ProcrustesTranslator(in_features, out_features, scale=scale, pre=pre)
+        self.map = ProcrustesTranslator(in_features, out_features, scale=scale, pre=pre, post=post)
         self.pairs: Pairs | None = None
         self.register_buffer("num_pairs", torch.zeros((), dtype=torch.long))
         self.register_buffer("agreement", torch.zeros(()))
@@ -63,6 +67,11 @@ class SeededTranslator(Translator):
         """The pre-processing of the map, as it was given."""
         return self.map.pre
 
+    @property
+    def post(self) -> Post | None:
+        """What the map does to a moved row at the end, as it was given."""
+        return self.map.post
+
     @abstractmethod
     def fit(self, x: Tensor, y: Tensor, seeds: Seeds) -> Self:  # type: ignore[override]
         """Fit on rows ``x (N, D_x)`` and ``y (M, D_y)`` in any order; on an error nothing changes.
@@ -72,6 +81,12 @@ class SeededTranslator(Translator):
             y: Target rows, in an order and a number of their own.
             seeds: ``(indices_x, indices_y)`` of rows whose partners are known, or `Pairs`.
         """
+
+    def fit_pairs(self, x: Tensor, y: Tensor) -> Self:
+        """Fit on rows of which row i of ``x`` belongs to row i of ``y``: all are seeds."""
+        checks.check_paired(x, y)
+        every = torch.arange(len(x))
+        return self.fit(x, y, (every, every))
 
     def forward(self, x: Tensor) -> Tensor:
         """Vectors ``(..., D_x)`` of the source space in the target space."""
@@ -135,7 +150,7 @@ class SeededTranslator(Translator):
         leads = self._leads(sides, pairs, known)
         free = leads[known:]
         agreement = float((free >= 0).double().mean()) if len(free) else 0.0
-        if agreement < _DOUBTFUL:
+        if agreement < _DOUBTFUL and known < min(len(x), len(y)):  # else there was none to find
             warn(
                 f"Of {len(free)} pairs that were found, {agreement:.0%} are confirmed by a map "
                 "of the other half of them: they are probably wrong, and so is the map. Give more "
@@ -202,6 +217,7 @@ class RefinedProcrustesTranslator(SeededTranslator):
         max_iterations: Largest number of refinements.
         scale: As in `ProcrustesTranslator`.
         pre: As in `ProcrustesTranslator`.
+        post: As in `ProcrustesTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -240,10 +256,11 @@ class RefinedProcrustesTranslator(SeededTranslator):
         *,
         k: int = 10,
         max_iterations: int = 20,
-        scale: Scale = "none",
+        scale: Scale = "norm",
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, scale, pre)
+        super().__init__(in_features, out_features, scale, pre, post)
         checks.check_size("k", k)
         checks.check_size("max_iterations", max_iterations)
         self.k, self.max_iterations = k, max_iterations

@@ -12,7 +12,7 @@ from relreps._core.linalg import as_float64
 from relreps.correspondence import spaces
 from relreps.correspondence.pairs import Indices, Seeds, united
 from relreps.correspondence.wasserstein import coupled
-from relreps.translate.matrix import Preprocessing
+from relreps.translate.matrix import Post, Preprocessing
 from relreps.translate.procrustes import Scale
 from relreps.translate.seeded import SeededTranslator
 
@@ -49,6 +49,7 @@ class TransportTranslator(SeededTranslator):
             `RefinedProcrustesTranslator`, with `pairs` as its seeds.
         scale: As in `ProcrustesTranslator`.
         pre: As in `ProcrustesTranslator`, for the final map.
+        post: As in `ProcrustesTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -95,10 +96,11 @@ class TransportTranslator(SeededTranslator):
         epsilon: float = 0.02,
         num_clusters: int = 20,
         max_samples: int = 2000,
-        scale: Scale = "none",
+        scale: Scale = "norm",
         pre: Preprocessing | None = "center",
+        post: Post | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, scale, pre)
+        super().__init__(in_features, out_features, scale, pre, post)
         checks.check_positive("epsilon", epsilon)
         checks.check_size("num_clusters", num_clusters, minimum=2)
         checks.check_size("max_samples", max_samples, minimum=2)

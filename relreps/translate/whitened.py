@@ -10,7 +10,8 @@ from relreps._core.rounding import moment_tolerance, safe_reciprocal
 from relreps._core.warnings import warn
 from relreps.moments import outer
 from relreps.translate.gram import check_max_rank, check_ridge
-from relreps.translate.matrix import Preprocessing, Problem, Solution
+from relreps.translate.matrix import Post, Preprocessing
+from relreps.translate.problem import Problem, Solution
 from relreps.translate.streaming import MomentTranslator
 
 
@@ -37,6 +38,8 @@ class WhitenedTranslator(MomentTranslator):
             ridge it takes more pairs than features.
         pre: ``"center"`` or ``"standard"``. Bring rows to length one before, if only their
             direction means something.
+        post: ``"unit"`` brings moved rows to length one.
+        rescale: Whether the spread of the target is restored, as in `AffineTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -75,8 +78,10 @@ class WhitenedTranslator(MomentTranslator):
         max_rank: int | None = None,
         ridge: float = 1e-3,
         pre: Preprocessing = "center",
+        post: Post | None = None,
+        rescale: bool = False,
     ) -> None:
-        super().__init__(in_features, out_features, pre)
+        super().__init__(in_features, out_features, pre, post=post, rescale=rescale)
         checks.check_number("reweight", reweight, 0, 1)
         check_ridge("ridge", ridge)
         if max_rank is not None:
@@ -131,6 +136,8 @@ class CCATranslator(WhitenedTranslator):
         ridge: Added to both covariances, in units of the mean variance of a feature. Without ridge
             it takes more pairs than features.
         pre: ``"center"`` or ``"standard"``.
+        post: ``"unit"`` brings moved rows to length one.
+        rescale: Whether the spread of the target is restored, as in `AffineTranslator`.
 
     Shape:
         - Input: :math:`(*, D_x)`. Output: :math:`(*, D_y)`.
@@ -164,9 +171,18 @@ class CCATranslator(WhitenedTranslator):
         max_rank: int | None = None,
         ridge: float = 0.0,
         pre: Preprocessing = "center",
+        post: Post | None = None,
+        rescale: bool = False,
     ) -> None:
         super().__init__(
-            in_features, out_features, reweight=1.0, max_rank=max_rank, ridge=ridge, pre=pre
+            in_features,
+            out_features,
+            reweight=1.0,
+            max_rank=max_rank,
+            ridge=ridge,
+            pre=pre,
+            post=post,
+            rescale=rescale,
         )
 
 
@@ -177,7 +193,7 @@ def _whitening(scatter: Tensor, ridge: float, eps: float) -> tuple[Tensor, Tenso
     in the map; this one is taken in units in which every feature weighs the same.
     """
     level = ridge * scatter.trace() / len(scatter)
-    shifted = scatter + level * torch.eye(len(scatter)).to(scatter)
+    shifted = scatter + (level * torch.ones_like(scatter[0])).diag()
     units = shifted.diagonal().sqrt()[:, None]
     inverse = safe_reciprocal(units)
     values, vectors = torch.linalg.eigh(shifted * inverse * inverse.mT)

@@ -43,8 +43,9 @@ def test_second_derivatives_of_squared_distances():
     assert torch.autograd.gradgradcheck(squares, x)
     by_func = torch.func.jacrev(torch.func.jacrev(lambda x: squares(x).square().sum()))
     one = x[0].detach()
-    found, wanted = by_func(one), torch.autograd.functional.hessian(
-        lambda x: squares(x).square().sum(), one
+    found, wanted = (
+        by_func(one),
+        torch.autograd.functional.hessian(lambda x: squares(x).square().sum(), one),
     )
     close(found, wanted)
 

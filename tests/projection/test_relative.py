@@ -79,7 +79,8 @@ def test_float64_is_not_the_rounding_of_float32(anchors, x):
 
 def test_caches_are_not_in_the_checkpoint(anchors):
     projection = RelativeProjection(D, A, "euclidean", pre=Center(D)).set_anchors(anchors)
-    assert set(projection.state_dict()) == {"anchors", "fitted", "pre.fitted", "pre.mean"}
+    names = {"anchors", "configuration", "fitted", "pre.fitted", "pre.mean"}
+    assert set(projection.state_dict()) == names
 
 
 def test_setting_anchors_between_forward_and_backward_is_noticed(anchors, x):
@@ -100,7 +101,11 @@ def test_gradients_reach_anchors_given_at_the_call(x):
 def test_from_anchors_takes_type_and_moves_pre(anchors):
     pre = StandardScale(D)
     projection = RelativeProjection.from_anchors(anchors.double(), pre=pre, post=nn.LayerNorm(A))
-    assert {t.dtype for t in projection.state_dict().values()} == {torch.float64, torch.bool}
+    assert {t.dtype for t in projection.state_dict().values()} == {
+        torch.float64,
+        torch.bool,
+        torch.uint8,
+    }
     assert projection.pre is pre
     assert (projection.in_features, projection.out_features) == (D, A)
 

@@ -247,7 +247,8 @@ def test_a_similarity_is_resolved_once(monkeypatch):
 def test_a_module_as_similarity_is_a_child_once():
     graph = relreps.GraphGeodesic(torch.randn(9, 3), 2)
     projection = relreps.RelativeProjection(3, 4, graph).set_anchors(torch.randn(4, 3))
-    assert set(projection.state_dict()) == {"anchors", "fitted", "similarity.reference"}
+    names = {"anchors", "configuration", "fitted", "similarity.reference"}
+    assert set(projection.state_dict()) == names
     other = copy.deepcopy(projection).double()
     assert other.similarity.reference.dtype == torch.float64
     x = torch.randn(2, 3)

@@ -58,7 +58,7 @@ def test_a_failed_fit_leaves_the_module_as_it_was(change, message):
 
 def test_repr_is_the_constructor_call():
     t = FunctionalMapTranslator(3, 4, num_functions=7)
-    assert "3, 4, num_functions=7, k=100, alpha=10.0, scale='none', pre='center'" in repr(t)
+    assert "3, 4, num_functions=7, k=100, alpha=10.0, scale='norm', pre='center', post" in repr(t)
 
 
 def test_alpha_is_finite():

@@ -69,5 +69,5 @@ def test_features_that_do_not_vary_are_told():
 
 def test_repr_is_the_constructor_call():
     assert repr(PermutationTranslator(3, 4, signed=True)) == (
-        "PermutationTranslator(3, 4, signed=True, pre='center')"
+        "PermutationTranslator(3, 4, signed=True, pre='center', post=None)"
     )

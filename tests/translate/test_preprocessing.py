@@ -156,5 +156,8 @@ def test_a_translator_of_ones_own_is_ten_lines(pairs):
     t = Diagonal(D, D).double().fit(x, 2 * x + 1)
     close(t(x), 2 * x + 1)
     close(t.inverse(t(x)), x)
+    spread = ((x - x.mean(0)).square().sum(1).mean()).sqrt() * 2
+    scaled = Diagonal(D, D, rescale=True).double().fit(x, 2 * x + 1)
+    close((scaled(x) - scaled.mean_y).norm(dim=1), spread.expand(N))
     assert isinstance(t, Translator)
-    assert repr(t) == "Diagonal(6, 6, pre='center')"
+    assert repr(t) == "Diagonal(6, 6, pre='center', post=None, rescale=None)"

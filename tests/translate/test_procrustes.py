@@ -292,14 +292,17 @@ def test_units_do_not_matter(size):
 
 @each_scale
 @pytest.mark.parametrize("pre", ["center", "unit", None])
-def test_few_pairs_are_finite_bounded_and_warned_about(pre, scale):
+@pytest.mark.parametrize("complete", [False, True])
+def test_few_pairs_are_finite_bounded_and_warned_about(pre, scale, complete):
     x, y, _ = planted(40, 40, n=5)
     rank = 4 if pre == "center" else 5
     with pytest.warns(NumericalWarning, match=f"5 pairs determine {rank} of 40") as caught:
-        t = fitted(x, y, pre=pre, scale=scale)
+        t = fitted(x, y, pre=pre, scale=scale, complete=complete)
     assert caught[0].filename == __file__
     assert int(t.rank) == rank
-    close(t.rotation @ t.rotation.mT, torch.eye(40, dtype=torch.float64), atol=1e-10, rtol=0)
+    kept = torch.linalg.svdvals(t.rotation)
+    wanted = (torch.arange(40) < (40 if complete else rank)).double()
+    close(kept, wanted, atol=1e-10, rtol=0)
     assert t(normal(100, 40)).abs().max() < 10 * y.abs().max()
 
 
@@ -309,7 +312,7 @@ def test_rounding_far_from_the_origin_is_no_direction(offset):
     with pytest.warns(NumericalWarning, match="determine 3 of 64"):
         t = ProcrustesTranslator(64, 64).fit(x.float() + offset, y.float() - offset)
     assert t.rank == 3
-    close(t.rotation @ t.rotation.mT, torch.eye(64), atol=1e-5, rtol=0)
+    close(torch.linalg.svdvals(t.rotation), (torch.arange(64) < 3).float(), atol=1e-5, rtol=0)
 
 
 def test_weak_directions_of_both_sides_count():
@@ -333,9 +336,68 @@ def test_directions_without_pairs_stay_as_they_are():
     x, y, _ = planted(3, 3)
     dead = torch.full((40, 2), 7.0).double()
     with pytest.warns(NumericalWarning, match="3 of 5"):
-        t = fitted(torch.cat((x, dead), 1), torch.cat((y, dead), 1))
+        t = fitted(torch.cat((x, dead), 1), torch.cat((y, dead), 1), scale="none", complete=True)
     new = normal(10, 5)
     close(t(new)[:, 3:], new[:, 3:])
+
+
+@each_scale
+@each_width
+def test_directions_without_pairs_are_dropped(widths, scale):
+    """What is left is the map of a basis of the span of the pairs: nothing is made up."""
+    x, y, _ = planted(*widths, n=4, scale=2.0)
+    with pytest.warns(NumericalWarning, match="4 pairs determine 3 of .*the others are dropped"):
+        t = fitted(x, y, scale=scale)
+    u = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:3].mT
+    v = torch.linalg.svd(y - y.mean(0), full_matrices=False).Vh[:3].mT
+    narrow = ProcrustesTranslator(3, 3, scale=scale).double().fit(x @ u, y @ v)
+    new = normal(10, widths[0])
+    close(t(new) - y.mean(0), (narrow(new @ u) - (y @ v).mean(0)) @ v.mT)
+    close(t.inverse(t(new)), (new - x.mean(0)) @ u @ u.mT + x.mean(0))
+    parts = translator(x, y, scale=scale).partial_fit(x[:2], y[:2]).partial_fit(x[2:], y[2:])
+    with pytest.warns(NumericalWarning):
+        close(parts.solve()(new), t(new))
+
+
+def test_the_scale_is_that_of_the_directions_that_are_carried():
+    """One side varies in more directions than the other: the moved pairs still have its length."""
+    x, y, _ = planted(6, 6, noise=0.3)
+    y = y @ torch.diag(torch.tensor([1.0, 1, 1, 0, 0, 0]).double())
+    for dropping in (fitted, lambda *s, **o: translator(*s, **o).partial_fit(*s).solve()):
+        with pytest.warns(NumericalWarning, match="determine 3 of 6"):
+            t = dropping(x, y)
+        close((t(x) - y.mean(0)).square().sum(), (y - y.mean(0)).square().sum())
+
+
+def test_few_rotations_need_no_reflection():
+    """A map that drops directions can be completed to a rotation, whatever it carries."""
+    x = normal(3, 5)
+    y = x * torch.tensor([-1.0, 1, 1, 1, 1])
+    with pytest.warns(NumericalWarning, match="2 of 5"):
+        t = fitted(x, y, allow_reflection=False)
+    close(t(x), y)
+
+
+def test_moved_rows_of_another_size_are_found_by_default():
+    """The scale of the target is restored, so that moved rows are near their partners."""
+    x, y, _ = planted(8, 8, n=200, noise=0.5)
+    moved = ProcrustesTranslator(8, 8).double().fit(x / 20, y)(x / 20)
+    nearest = torch.cdist(moved, y).argmin(1)
+    assert (nearest == torch.arange(200)).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("n", [8, 16])
+def test_few_pairs_find_more_of_an_index_when_free_directions_are_dropped(n):
+    """Moved rows are searched by new vectors: what no pair determines is noise in each of them."""
+    z = normal(600, 60) * torch.arange(1, 61).double() ** -0.5
+    x, y = z @ orthogonal(60, 60), z @ orthogonal(60, 60) + 0.02 * normal(600, 60)
+    shares = []
+    for complete in (False, True):
+        with pytest.warns(NumericalWarning):
+            t = fitted(x[:n], y[:n], complete=complete)
+        first = torch.cdist(y, t(x)).argmin(1)
+        shares.append(float((first == torch.arange(600))[n:].double().mean()))
+    assert shares[0] > 1.3 * shares[1]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1000.0])
@@ -453,7 +515,10 @@ def test_bad_constructor(arguments, error, message):
 
 def test_repr_is_the_constructor_call():
     t = ProcrustesTranslator(3, 4, scale="norm", pre=None)
-    assert repr(t) == ("ProcrustesTranslator(3, 4, scale='norm', allow_reflection=True, pre=None)")
+    assert repr(t) == (
+        "ProcrustesTranslator(3, 4, scale='norm', allow_reflection=True, complete=False, "
+        "pre=None, post=None)"
+    )
     assert repr(eval(repr(t))) == repr(t)
 
 
@@ -557,6 +622,8 @@ def test_rows_of_two_types(fit):
         (lambda pre: AffineTranslator(6, 6, pre=pre), "center", "standard"),
         (lambda pre: RefinedProcrustesTranslator(6, 6, pre=pre), "unit", None),
         (lambda rescale: InverseRelativeTranslator(6, 6, 90, rescale=rescale), "source", "mean"),
+        (lambda post: ProcrustesTranslator(6, 6, post=post), "unit", None),
+        (lambda rescale: AffineTranslator(6, 6, rescale=rescale), True, False),
     ],
 )
 def test_the_state_of_another_option_is_refused(make, saved, wanted, strict):

@@ -126,7 +126,7 @@ def test_bad_constructor_and_repr():
     with pytest.raises(ValueError, match="`scale` must be one of"):
         TransportTranslator(3, 3, scale="size")
     assert (
-        "3, 4, epsilon=0.02, num_clusters=20, max_samples=2000, scale='none', pre='center'"
+        "3, 4, epsilon=0.02, num_clusters=20, max_samples=2000, scale='norm', pre='center'"
         in repr(TransportTranslator(3, 4))
     )
 
