@@ -52,9 +52,12 @@ TESTS = (
     *("metrics", "projection", "correspondence", "values"),
     *("test_contract.py", "test_invariance.py", "test_spectral_loss.py", "test_stitching.py"),
 )
+#: Every function there is once the tests are collected.
+LIVE: list[FunctionType] = []
 #: Where progress is told, whatever pytest does to the standard output.
 TERMINAL = os.fdopen(os.dup(1), "w")
-PATIENCE = 60.0  # seconds of tests that a survivor has to pass
+BROKEN = 70  # the status of a fork in which this script has failed, not a test
+PATIENCE = 30.0  # seconds of tests that a survivor has to pass
 
 
 # What is changed.
@@ -191,9 +194,7 @@ class Finder(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if node.name in ("extra_repr", "__repr__", "__str__", "plot", "to_markdown"):
             return
-        for default in (*node.args.defaults, *node.args.kw_defaults):
-            if default is not None:
-                self.visit(default)
+        # A default is a choice: a test could only repeat the number.
         for statement in node.body:
             self.visit(statement)
 
@@ -383,15 +384,18 @@ class _Watch:
     """Tells the coverage which test runs, and notes how long it takes."""
 
     def __init__(self, measured) -> None:
-        self.measured, self.seconds, self.failed = measured, {}, set()
+        self.measured, self.seconds = measured, {}
+        self.failed, self.skipped = set(), set()
 
     def pytest_runtest_logstart(self, nodeid, location):
         self.measured.switch_context(nodeid)
 
     def pytest_runtest_logreport(self, report):
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if not report.passed:
+        if report.failed:
             self.failed.add(report.nodeid)
+        if report.skipped:
+            self.skipped.add(report.nodeid)
 
 
 def learn(tree: Path, kept: Path) -> Reach:
@@ -434,7 +438,8 @@ def _measure(tree: Path, name: Path) -> int:
     measured.start()
     code = pytest.main([*OPTIONS, *(f"tests/{test}" for test in TESTS)], plugins=[watch])
     measured.stop()
-    tests = {test: s for test, s in watch.seconds.items() if test not in watch.failed}
+    useless = watch.failed | watch.skipped
+    tests = {test: s for test, s in watch.seconds.items() if test not in useless}
     place = {test: i for i, test in enumerate(tests)}
     data, lines = measured.get_data(), {}
     for path in data.measured_files():
@@ -469,7 +474,7 @@ def _forked(tree: Path, call, seconds: float, log: Path) -> int | str:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        code = 70
+        code = BROKEN
         try:
             os.setsid()
             os.chdir(tree)
@@ -520,6 +525,8 @@ def killed_by(mutant: Mutant, tree: Path, reach: Reach, session: Any) -> str:
         status = _forked(tree, run, 60 + 10 * min(spent, PATIENCE), log)
     finally:
         path.write_text(source, encoding="utf-8")
+    if status == BROKEN:
+        raise RuntimeError(f"{mutant.file}: {log.read_text(errors='replace')}")
     if status in (0, 5):  # 5: nothing was collected
         return ""
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
@@ -560,17 +567,15 @@ def changed_codes(old: str, new: str, path: str) -> Codes:
 def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
     """Run tests that are collected already, with functions that are imported already, changed."""
     sys.dont_write_bytecode = True
-    path = next(iter(codes.values())).co_filename
-    gc.unfreeze()
-    live = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
-    live = [f for f in live if f.__code__.co_filename == path]
+    path = next((code.co_filename for code in codes.values()), "")
+    live = [f for f in LIVE if f.__code__.co_filename == path]
     for (name, number), code in codes.items():
         lines = sorted({f.__code__.co_firstlineno for f in live if f.__code__.co_qualname == name})
         for function in live:
             at = function.__code__.co_qualname, function.__code__.co_firstlineno
             if at == (name, lines[number]):
                 function.__code__ = code
-    if not any(f.__code__ is code for f in live for code in codes.values()):
+    if codes and not any(f.__code__ is code for f in live for code in codes.values()):
         return _anew(chosen)  # of what is only reached through others
     place = {test: i for i, test in enumerate(chosen)}
     items = [item for item in session.items if item.nodeid in place]
@@ -579,7 +584,7 @@ def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
         following = items[i + 1] if i + 1 < len(items) else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
-            print(f"FAILED {item.nodeid}", flush=True)
+            Path("mutant.log").write_text(f"FAILED {item.nodeid}\n")  # pytest has the output
             return 1
     return 0
 
@@ -657,6 +662,7 @@ class _Host:
 
     def pytest_runtestloop(self, session):
         gc.collect()
+        LIVE.extend(f for f in gc.get_objects() if type(f) is FunctionType)
         gc.freeze()  # or every fork would copy what the collector touches
         self.judge(session)
         return True
@@ -678,6 +684,11 @@ def _work(made: list[Mutant], tree: Path, reach: Reach, out: Path) -> int:
 
 def _judge(made: list[Mutant], tree: Path, reach: Reach, out: Path, session: Any) -> None:
     """A line of the answer file for each mutant."""
+    quick = sorted(reach.tests, key=lambda test: (reach.tests[test], test))[:300:3]
+    if _forked(tree, lambda: _in_place(session, quick, {}), 600, tree / "mutant.log"):
+        said = (tree / "mutant.log").read_text(errors="replace")
+        print(f"Tests fail in a fork of the package itself: {said}", file=TERMINAL, flush=True)
+        return
     sources = {m.file: (tree / "relreps" / m.file).read_text(encoding="utf-8") for m in made}
     with out.open("a", encoding="utf-8") as answers:
         for mutant in made:
@@ -697,13 +708,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=300, help="how many mutants, 300 by default")
     parser.add_argument("--seed", type=int, default=0, help="of the sample, 0 by default")
+    parser.add_argument("--skip", type=int, default=0, help="how many of them were judged before")
     parser.add_argument("--only", default="", help="part of the file's path below relreps/")
     parser.add_argument("--jobs", type=int, default=1, help="processes, 1 by default")
     parser.add_argument("--list", action="store_true", help="show the mutants and run nothing")
     options = parser.parse_args()
 
     package = ROOT / "relreps"
-    made = sample(package, options.count, options.seed, options.only)
+    made = sample(package, options.count, options.seed, options.only)[options.skip :]
     if options.list:
         for mutant in made:
             print(mutant.diff((package / mutant.file).read_text(encoding="utf-8")), end="\n\n")

@@ -124,6 +124,12 @@ def _hidden(name: str) -> RuntimeError:
 
 def check_anchors(anchors: Tensor, num_anchors: int, features: int) -> None:
     """Refuse what is not ``(num_anchors, features)``."""
+    shape = tuple(getattr(anchors, "shape", ()))
+    if shape == (features, num_anchors) and num_anchors != features:
+        raise ValueError(
+            f"`anchors` must have shape ({num_anchors}, {features}), one row for each anchor, got "
+            f"{shape}: the transpose, or sizes in the other order."
+        )
     check_rows("anchors", anchors, features)
     if anchors.shape[0] != num_anchors:
         raise ValueError(
@@ -261,6 +267,17 @@ def check_weights(weights: Tensor, rows: int) -> None:
 def eager() -> bool:
     """True outside of tracing, where looking at values is possible."""
     return not torch.compiler.is_compiling()
+
+
+def recording() -> bool:
+    """Whether a program is recorded, to be run elsewhere: by `torch.export`, or a trace."""
+    exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # from torch 2.7
+    return traced() or bool(exporting())
+
+
+def traced() -> bool:
+    """Whether `torch.jit.trace` runs, or an exporter that goes by it."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def concrete(*tensors: Tensor) -> bool:

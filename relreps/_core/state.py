@@ -92,7 +92,7 @@ class Stateful(nn.Module):
             assign = local_metadata.get("assign_to_params_buffers", False)
             _refuse(self, [why for entry in entries for why in _misfits(entry, state_dict, assign)])
             self._check_state(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
 
     def _check_state(self, state: dict[str, Any], prefix: str) -> None:
         """Raise if what fits was made by another configuration."""

@@ -156,7 +156,8 @@ def coverage_loss(
 
 def _coverage(x: Tensor, anchors: Tensor, normalize: bool, temperature: float) -> Tensor:
     """`coverage_loss` in at least float32."""
-    rows, centers = at_least_float32(x), at_least_float32(anchors)
+    wide = torch.promote_types(at_least_float32(x[:0]).dtype, anchors.dtype)
+    rows, centers = x.to(wide), anchors.to(wide)
     if normalize:
         rows, centers = unit_rows(rows), unit_rows(centers)
     else:  # far from the origin, products of positions cancel

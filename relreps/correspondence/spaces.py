@@ -87,6 +87,11 @@ def _representatives(
     return torch.cat((seeds, rest))
 
 
+def copies(rows: Tensor) -> Tensor:
+    """A number for each row ``(N,)``, the same for rows that are equal."""
+    return rows.unique(dim=0, return_inverse=True)[1]
+
+
 def about_mean(name: str, x: Tensor) -> Tensor:
     """Rows about their mean in float64, near 1 in size; refused if they are all equal."""
     rows = as_float64(x)

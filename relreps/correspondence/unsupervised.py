@@ -103,7 +103,8 @@ def discover_parallel_anchors_unsupervised(
             )
         rows_x, rows_y = both_spaces(x[drawn_x], y[drawn_y.to(y.device)])
         start = matched_centers(rows_x, rows_y, num_clusters, num_starts, generator)
-        (i, j, scores), agreement = matched(rows_x, rows_y, start, EPSILON, 0)
+        copies = spaces.copies(x[drawn_x]), spaces.copies(y[drawn_y.to(y.device)]).to(x.device)
+        (i, j, scores), agreement = matched(rows_x, rows_y, start, EPSILON, 0, copies)
     first = slice(num_anchors)
     return Pairs(drawn_x[i[first]], drawn_y[j[first]], scores[first]), agreement
 

@@ -36,6 +36,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -43,14 +44,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.description import description
+from relreps._core.distributed import check_agreement
 from relreps._core.linalg import as_float64, at_least_float32
 from relreps._core.rounding import is_constant, rounding_of, unit_of
-from relreps._core.state import Stateful
+from relreps._core.state import Stateful, write_all
 from relreps.metrics.cka import NO_BATCH
 from relreps.metrics.hsic import FEWEST, InnerProducts, batch_hsic, debias, feature_noise, in_unit
 from relreps.metrics.kernels import KernelLike, resolve_kernel
 from relreps.metrics.paired import paired_rows, undefined
-from relreps.moments import FeatureMoments, Moments, RowMoments
+from relreps.moments import FeatureMoments, Moments, RowMoments, elementwise, outer, row_moments
+from relreps.moments.rows import finite_moments
+from relreps.moments.value import BOTH
+
+_SQUARES = ((0, 0),)
 
 
 class Frame(NamedTuple):
@@ -184,14 +191,23 @@ class CKA(Stateful):
         checks.check_paired(x, y)
         checks.check_finite("x", x)
         checks.check_finite("y", y)
-        if x.shape[0]:
-            if not bool(self.frame_x.count):
-                for stream, rows in ((self.frame_x, x), (self.frame_y, y)):
-                    frame = Frame.of(rows, self.debiased)
-                    stream.update(torch.cat((frame.origin, frame.unit[None]))[None])
+        if not x.shape[0]:
+            return self
+        # Computed first, and written in one step: an interrupt finds all of it, or nothing.
+        new: list[tuple[Tensor, Tensor]] = []
+        if bool(self.frame_x.count):
             of_x, of_y = self._frames()
-            self.moments.update(of_x.rows(x), of_y.rows(y))
-            self.rounding_squared.update(rounding_squared(x, y).expand(x.shape[0], 2))
+        else:
+            of_x, of_y = Frame.of(x, self.debiased), Frame.of(y, self.debiased)
+            for stream, frame in ((self.frame_x, of_x), (self.frame_y, of_y)):
+                row = torch.cat((frame.origin, frame.unit[None]))[None]
+                new += stream.plus(row_moments(row, pairs=_SQUARES, product=elementwise))
+        rows = finite_moments(
+            partial(row_moments, pairs=BOTH, product=outer), of_x.rows(x), of_y.rows(y)
+        )
+        eps = rounding_squared(x, y).to(self.moments.count.device).expand(x.shape[0], 2)
+        rounding = row_moments(eps, pairs=_SQUARES, product=elementwise)
+        write_all([*new, *self.moments.plus(rows), *self.rounding_squared.plus(rounding)])
         return self
 
     def compute(self) -> Tensor:
@@ -200,8 +216,7 @@ class CKA(Stateful):
 
     def reset(self) -> Self:
         """Forget everything."""
-        for part in (self.moments, self.frame_x, self.frame_y, self.rounding_squared):
-            part.reset()
+        write_all((buffer, torch.zeros_like(buffer)) for buffer in self.buffers())
         return self
 
     def merge(self, other: Self) -> Self:
@@ -211,20 +226,35 @@ class CKA(Stateful):
                 f"`other` must be a CKA({self.extra_repr()}), got {other}. Merge equal sizes."
             )
         if bool(other.moments.count):
-            if not bool(self.frame_x.count):
-                self.frame_x.merge(other.frame_x)
-                self.frame_y.merge(other.frame_y)
-            self.moments.add(other._moments_in(self._frames()))
-            self.rounding_squared.merge(other.rounding_squared)
+            whole = copy.deepcopy(self)
+            if not bool(whole.frame_x.count):
+                whole.frame_x.merge(other.frame_x)
+                whole.frame_y.merge(other.frame_y)
+            whole.moments.add(other._moments_in(whole._frames()))
+            whole.rounding_squared.merge(other.rounding_squared)
+            self._become(whole)
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Put together what all processes have seen; every process then holds the whole."""
-        before = copy.deepcopy(self)
-        for part in (self.frame_x, self.frame_y, self.rounding_squared):
+        """Put together what all processes have seen; every process then holds the whole.
+
+        Args:
+            group: The processes; all of them by default.
+
+        Raises:
+            ValueError: In every process, if they hold different measures; nothing has changed then.
+            RuntimeError: There is no process group, or it was called before.
+        """
+        check_agreement("The measure", f"CKA({self.extra_repr()})", group)
+        whole = copy.deepcopy(self)
+        for part in (whole.frame_x, whole.frame_y, whole.rounding_squared):
             part.all_reduce(group)
-        self.moments.reset().add(before._moments_in(self._frames())).all_reduce(group)
+        whole.moments.reset().add(self._moments_in(whole._frames())).all_reduce(group)
+        self._become(whole)
         return self
+
+    def _become(self, other: Self) -> None:
+        write_all(zip(self.buffers(), other.buffers(), strict=True))
 
     def _frames(self) -> tuple[Frame, Frame]:
         # Several processes have the mean of their units, which is no power of two.
@@ -308,7 +338,16 @@ class MinibatchCKA(Stateful):
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Put together what all processes have seen; every process then holds the whole."""
+        """Put together what all processes have seen; every process then holds the whole.
+
+        Args:
+            group: The processes; all of them by default.
+
+        Raises:
+            ValueError: In every process, if they have different kernels; nothing has changed then.
+            RuntimeError: There is no process group, or it was called before.
+        """
+        check_agreement("The measure", f"MinibatchCKA(kernel={description(self.kernel)})", group)
         self.stream.all_reduce(group)
         return self
 

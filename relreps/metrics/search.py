@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, full_precision, unit_rows
-from relreps._core.rounding import is_constant, rounding_of
+from relreps._core.rounding import is_constant, rounding_of, unit_of
 from relreps._core.warnings import warn
 
 #: Rows compared with all keys at once.
@@ -87,58 +87,77 @@ def chunks(n: int, chunk_size: int) -> Iterator[slice]:
 
 
 class Search:
-    """Cosines of unit rows with all keys, up to a constant a row; copies of a key tie exactly.
+    r"""Scores of unit rows with all keys: their cosines, up to a constant a row, in a `unit`.
 
-    A product rounds equal columns differently, depending on where they stand, so each distinct key
-    is multiplied once. Each call writes into the memory of the one before: fetching it anew costs
-    a fifth of the product.
+    The unit is what rounding may part cosines by that are equal, so that scores which differ by no
+    more than 1 tie. A product rounds equal columns differently, depending on where they stand, so
+    each distinct key is multiplied once, and copies of a key have one score. Each call writes into
+    the memory of the one before: fetching it anew costs a fifth of the product.
 
     Args:
         space: What is searched.
         chunk_size: Most rows in a call.
+
+    Attributes:
+        unit: A power of two, two roundings of a product with the longest key.
     """
 
     def __init__(self, space: Space, chunk_size: int) -> None:
         keys, self._mean = space.keys, space.mean
+        # Both factors are rounded by half of eps, relative to the length of the key, and so is what
+        # is added up: of two products that are equal, each may be off by one eps.
+        longest = keys.square().sum(-1).amax().sqrt()
+        self.unit = unit_of(longest) * (2 * torch.finfo(keys.dtype).eps)
         distinct, index = keys.unique(dim=0, return_inverse=True)
         repeated = len(distinct) < len(keys)
-        self._keys: Tensor = distinct if repeated else keys
+        self._keys: Tensor = (distinct if repeated else keys) / self.unit
         self._index: Tensor | None = index if repeated else None
         size = min(chunk_size, len(keys))
         self._products = keys.new_empty(size, len(self._keys))
         self._spread = keys.new_empty(size, len(keys)) if repeated else self._products
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Cosines ``(rows, N)`` less `constant`, the caller's to change until the next call."""
+        """Scores ``(rows, N)``, the caller's to change until the next call."""
         with full_precision(rows):
             out = torch.mm(rows, self._keys.mT, out=self._products[: len(rows)])
         if self._index is None:
             return out
         return torch.index_select(out, 1, self._index, out=self._spread[: len(rows)])
 
-    def constant(self, rows: Tensor) -> Tensor | float:
-        """What is missing to the cosines of each row, ``(rows, 1)``."""
+    def others(self, rows: Tensor, own: Tensor) -> Tensor:
+        """Scores of rows whose own keys, at these columns, count as none: minus infinity."""
+        return self(rows).scatter_(1, own[:, None], -math.inf)
+
+    def cosines(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """The cosines that these scores of rows stand for."""
+        cosines = scores * self.unit
         if self._mean is None:
-            return 0.0
+            return cosines
         with full_precision(rows):
-            return (rows @ self._mean)[:, None]
+            return cosines + (rows @ self._mean)[:, None]
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Columns of the ``k`` largest entries of each row, in no order; ties go to the lowest."""
+class Nearest(NamedTuple):
+    """The ``k`` keys nearest to some rows.
+
+    Attributes:
+        columns: Which they are, ``(rows, k)``, in no order; any of those that tie for a place.
+        scores: Their scores.
+        tied: Whether some that are left out tie with the last one, ``(rows,)``.
+    """
+
+    columns: Tensor
+    scores: Tensor
+    tied: Tensor
+
+
+def nearest(scores: Tensor, k: int) -> Nearest:
+    """The ``k`` largest entries of each row of the scores of a `Search`."""
     values, columns = scores.topk(min(k + 1, scores.shape[1]))
     if k == scores.shape[1]:
-        return columns
-    # Only where the next value equals the last one is there a choice to make.
-    open_rows = (values[:, k - 1] == values[:, k]).nonzero().flatten()
-    columns = columns[:, :k]
-    if len(open_rows):
-        least, rows = values[open_rows, k - 1, None], scores[open_rows]
-        above, tied = rows > least, rows == least
-        room = k - above.sum(-1, keepdim=True)
-        chosen = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
-        columns[open_rows] = chosen.nonzero()[:, 1].view(-1, k)
-    return columns
+        return Nearest(columns, values, torch.zeros_like(columns[:, 0], dtype=torch.bool))
+    tied = values[:, k - 1] - values[:, k] <= 1
+    return Nearest(columns[:, :k], values[:, :k], tied)
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:

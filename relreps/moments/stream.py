@@ -116,10 +116,18 @@ class MomentStream(Stateful):
 
     def add(self, moments: RowMoments) -> Self:
         """Add what has been summed elsewhere: moments of the same sides, pairs and products."""
+        write_all(self.plus(moments))
+        return self
+
+    def plus(self, moments: RowMoments) -> list[tuple[Tensor, Tensor]]:
+        """What `add` would write: each buffer, and its new value.
+
+        For what keeps several streams, and writes them in one step by `write_all`.
+        """
         moments = moments.plain().to(self.count.device)
         exact = moments.eps == rounding_of(torch.float64)
         coarse = (moments.total > 0) & (not exact)  # rows without weight are none
-        return self._write(self._sums() + moments, torch.maximum(self.coarse, coarse.double()))
+        return self._pairs_of(self._sums() + moments, torch.maximum(self.coarse, coarse.double()))
 
     def state(self) -> RowMoments:
         """What has been seen so far; later rows do not change it."""
@@ -138,11 +146,17 @@ class MomentStream(Stateful):
         self, new: RowMoments, coarse: Tensor | None = None, reduced: Tensor | None = None
     ) -> Self:
         """Fill the buffers in one step, so that an interrupt finds all of it or nothing."""
+        write_all(self._pairs_of(new, coarse, reduced))
+        return self
+
+    def _pairs_of(
+        self, new: RowMoments, coarse: Tensor | None = None, reduced: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer, and what it is to hold."""
         values = [new.total, *new.means, *new.scatters, new.squares]
         values += [self.coarse if coarse is None else coarse]
         values += [self.reduced if reduced is None else reduced]
-        write_all(zip((getattr(self, name) for name in self._names), values, strict=True))
-        return self
+        return list(zip((getattr(self, name) for name in self._names), values, strict=True))
 
     def _update(self, *sides: Tensor, weights: Tensor | None) -> Self:
         for name, side, size in zip("xy", sides, self._sizes, strict=False):
@@ -181,7 +195,7 @@ class MomentStream(Stateful):
                 return torch.zeros_like(t, device=device)
             return as_float64(t.to(device)) if device.type != "mps" else t.cpu()
 
-        super()._apply(device_only, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(device_only, recurse)
         return self
 
 

@@ -8,6 +8,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from relreps._core.invariance import Residues, residues, then
+from relreps._core.modules import refuse_class
 from relreps._core.state import write_all
 from relreps.moments import RowMoments, elementwise, outer
 from relreps.moments.value import Product
@@ -35,6 +36,7 @@ class NormalizerChain(Normalizer):
     def __init__(self, *normalizers: Normalizer) -> None:
         super().__init__()
         for i, normalizer in enumerate(normalizers):
+            refuse_class(f"normalizers[{i}]", normalizer)
             if not isinstance(normalizer, Normalizer):
                 came = type(normalizer).__name__
                 raise TypeError(f"`normalizers[{i}]` must be a normaliser of relreps, got {came}.")
@@ -149,7 +151,9 @@ class NormalizerChain(Normalizer):
 
     def remember(self, statistics: Statistics) -> Self:
         """Keep the statistics of each, once all are written."""
-        write_all(self.writes(statistics))
+        pairs = self.writes(statistics)
+        if pairs:
+            write_all(pairs)
         for normalizer, own in zip(self, statistics, strict=True):
             normalizer.remember(own)
         return self

@@ -55,6 +55,12 @@ class UnitNorm(Normalizer):
     )
     unit_rows = True
 
+    def partial_fit(self, x: Tensor) -> Self:
+        """Nothing, of any number of rows ``(N, D)``; they are checked."""
+        checks.check_rows("x", x, minimum=0)
+        checks.check_finite("x", x)
+        return self
+
     def statistics_of(self, x: Tensor) -> Statistics:
         """None."""
         return ()

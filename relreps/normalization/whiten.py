@@ -8,7 +8,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, Residues, residues
 from relreps._core.linalg import at_least_float32, full_precision, inverse_sqrt
-from relreps._core.rounding import moment_tolerance, rounding_of, unit_of
+from relreps._core.rounding import moment_tolerance, rank_tolerance, rounding_of, unit_of
 from relreps._core.warnings import warn
 from relreps.moments import RowMoments, outer
 from relreps.normalization.base import Affine, AffineNormalizer, Statistics
@@ -143,12 +143,20 @@ class Whiten(AffineNormalizer):
                 "larger `shrinkage`, which keeps all."
             )
             return
-        reason = (
-            f"{rows} rows vary in at most {rows - 1}; give more rows"
-            if rows <= wanted
-            else f"beyond the rounding of {kind} these rows vary in {rank}; give a "
-            "wider type, unless a direction of the space is dead"
-        )
+        deviations = moments.deviations()
+        ratio = float(deviations.max() / deviations[deviations > 0].min())
+        if rows <= wanted:
+            reason = f"{rows} rows vary in at most {rows - 1}; give more rows"
+        elif ratio * rank_tolerance(len(deviations), torch.finfo(torch.float64).eps) > 1:
+            reason = (
+                f"deviations of its features differ by a factor of {ratio:.1g}, too much for one "
+                "root; put `StandardScale` before it (`NormalizerChain`)"
+            )
+        else:
+            reason = (
+                f"beyond the rounding of {kind} these rows vary in {rank}; give a wider type, "
+                "unless a direction of the space is dead"
+            )
         raise ValueError(
             f"`{name}` must vary in all {wanted} directions to be whitened without shrinkage: "
             f"{reason}, or set `shrinkage` above 0 (0.1, say), or `rcond` to leave directions out."
@@ -186,7 +194,7 @@ class Whiten(AffineNormalizer):
         deviations = moments.deviations()
         active = deviations > 0
         unit = unit_of(torch.where(active, deviations, 0).detach().amax())
-        inside = moments.within((unit.expand(self.in_features),)).scatters[0]
+        inside = moments.within((unit.expand_as(deviations),)).scatters[0]
         covariance = torch.where(active[:, None] & active, inside / moments.total, 0)
         level = covariance.trace() / active.sum().clamp(min=1)
         ridge = torch.diag(active.to(covariance.dtype) * level)
@@ -202,7 +210,7 @@ class Whiten(AffineNormalizer):
             return None  # which gives every direction more than rounding does
         # Rounding of a feature is a share of its own numbers, and so rank is a matter of units in
         # which all features weigh alike; about a large mean numbers are rounded by more.
-        share = moment_tolerance(self.in_features, moments.eps)
-        size = 1 + (self.in_features / moments.total).sqrt()
+        share = moment_tolerance(len(variances), moments.eps)
+        size = 1 + (len(variances) / moments.total).sqrt()
         about = (moments.eps * size * moments.means[0].detach() / unit).square()
         return share * variances + about

@@ -8,6 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from relreps._core.state import FittedModule, Stateful
+from relreps._core.warnings import warn
 
 
 class Projection(Stateful, ABC):
@@ -26,7 +27,9 @@ class Projection(Stateful, ABC):
 
         On an error nothing changes.
         """
-        self.remember(self.state_of(anchors, check=True))
+        state = self.state_of(anchors, check=True)
+        warn_of_equal(anchors)
+        self.remember(state)
         return self
 
     @abstractmethod
@@ -54,3 +57,12 @@ class Projection(Stateful, ABC):
     def has_anchors(self) -> bool:
         """Whether every part has been given its anchors."""
         return all(part._fitted for part in self.modules() if isinstance(part, FittedModule))
+
+
+def warn_of_equal(anchors: Tensor) -> None:
+    """Warn of anchors that are all one and the same. Looks at values."""
+    if len(anchors) > 1 and not anchors.is_meta and bool((anchors == anchors[:1]).all()):
+        warn(
+            f"All {len(anchors)} anchors are equal, so that the entries of a code are equal too. "
+            "Give encodings of different samples."
+        )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relreps._core import checks
+from relreps._core.modules import refuse_class, tensor_of
 from relreps._core.state import Stateful, write_all
 from relreps.anchors import EMAAnchors
 from relreps.projection.base import Projection
@@ -27,9 +28,10 @@ class RelativeEncoder(Stateful):
 
     A change is seen through the version counters of parameters, buffers and anchors, and a switch
     between train and eval counts as one. What PyTorch does not count (edits through ``.data``; in
-    eval, any edit if this module as a whole is compiled) needs a call of `refresh`. Cost: one pass
-    of the encoder over the anchor samples per refresh; with ``detach_anchors=False`` also their
-    backward pass.
+    eval, any edit if this module as a whole is compiled) needs a call of `refresh`. Exported in
+    eval right after a `refresh`, the anchors are constants of the program; otherwise it encodes
+    them at every call. Cost: one pass of the encoder over the anchor samples per refresh; with
+    ``detach_anchors=False`` also their backward pass.
 
     Args:
         encoder: Maps ``anchor_inputs`` and batches of the same kind to ``(rows, in_features)``.
@@ -55,6 +57,7 @@ class RelativeEncoder(Stateful):
         Moschella et al., arXiv:2209.15430, section 4.
     """
 
+    fingerprint: Tensor
     _optional = ("configuration", "fingerprint")
 
     def __init__(
@@ -69,6 +72,8 @@ class RelativeEncoder(Stateful):
     ) -> None:
         super().__init__()
         refresh_every = checks.check_size("refresh_every", refresh_every)
+        refuse_class("encoder", encoder)
+        refuse_class("projection", projection)
         if not hasattr(projection, "project"):
             raise TypeError(
                 "`projection` must take anchors at the call (a method `project`), got "
@@ -90,6 +95,8 @@ class RelativeEncoder(Stateful):
 
     def forward(self, x: Any) -> Tensor:
         """Relative code of a batch."""
+        if checks.recording():
+            return self._recorded_code(x)
         if self.training or self._records_gradients():
             # Gradients may be waiting for earlier codes, so nothing they hold is written to.
             code: Tensor = self.projection.project(self._encode(x), self._live_anchors())
@@ -115,14 +122,15 @@ class RelativeEncoder(Stateful):
         return f"refresh_every={self.refresh_every}, detach_anchors={self.detach_anchors}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
+        self._stale = True
         self.anchor_inputs = tree_map_only(Tensor, fn, self.anchor_inputs)
         return self
 
     def _save_to_state_dict(self, *arguments: Any) -> None:
         if not self.fingerprint.is_meta:
             self.fingerprint.copy_(self._of_inputs())
-        super()._save_to_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(*arguments)
 
     def _check_state(self, state: dict[str, Any], prefix: str) -> None:
         super()._check_state(state, prefix)
@@ -144,14 +152,16 @@ class RelativeEncoder(Stateful):
         self._stale, self._encoded = True, self.projection.has_anchors()
 
     def _encode(self, inputs: Any) -> Tensor:
-        rows: Tensor = self.encoder(inputs)
-        if not isinstance(rows, Tensor):
-            raise TypeError(
-                f"`encoder` must return a tensor (rows, {self.projection.in_features}), got "
-                f"{type(rows).__name__}. Give a module that takes the tensor out of it, such as "
-                "the first of a tuple, or a pooled `last_hidden_state`."
-            )
-        return rows
+        return tensor_of("encoder", self.encoder, inputs)
+
+    def _recorded_code(self, x: Any) -> Tensor:
+        """What a recording has in it: no state is written there, and no switch of gradients."""
+        rows = self._encode(x)
+        if self._stale or not self.projection.has_anchors():
+            code: Tensor = self.projection.project(rows, self._encode(self.anchor_inputs))
+        else:
+            code = self.projection(rows)
+        return code
 
     def _records_gradients(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
@@ -182,12 +192,14 @@ class RelativeEncoder(Stateful):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
             try:
                 anchors = self._encode(self.anchor_inputs)
-            except RuntimeError as error:
-                if tuple(getattr(self.anchor_inputs, "shape", ())) != wanted:
+            except (RuntimeError, ValueError) as error:
+                shape = tuple(getattr(self.anchor_inputs, "shape", ()))
+                what = {wanted: "that of encoded anchors", wanted[:1]: "that of indices"}.get(shape)
+                if what is None:
                     raise
                 raise ValueError(
-                    f"`encoder` does not take `anchor_inputs` of shape {wanted}, which is that of "
-                    "encoded anchors. Give the samples themselves: they are encoded here."
+                    f"`encoder` does not take `anchor_inputs` of shape {shape}, which is {what}. "
+                    "Give the samples themselves: they are encoded here."
                 ) from error
         if tuple(anchors.shape) != wanted:
             raise ValueError(

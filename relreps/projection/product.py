@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from relreps._core.modules import refuse_class
 from relreps._core.state import write_all
 from relreps.projection.base import Projection
 from relreps.projection.combine import Combine, combiner
@@ -55,9 +56,13 @@ class ProductProjection(Projection):
         out_features: int | None = None,
     ) -> None:
         super().__init__()
-        if not all(hasattr(p, "project") for p in projections):
-            came = ", ".join(type(p).__name__ for p in projections)
-            raise TypeError(f"`projections` must be dense projections, got {came}.")
+        several = isinstance(projections, Sequence | nn.ModuleList)
+        parts = projections if several else [projections]
+        if not several or not all(hasattr(p, "project") for p in parts):
+            came = ", ".join(type(p).__name__ for p in parts)
+            raise TypeError(f"`projections` must be a list of dense projections, got {came}.")
+        for i, part in enumerate(projections):
+            refuse_class(f"projections[{i}]", part)
         sizes = {(p.in_features, p.num_anchors) for p in projections}
         if len(sizes) != 1:
             came = ", ".join(str(p) for p in projections) or "none"

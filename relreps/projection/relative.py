@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.invariance import invariances
+from relreps._core.modules import refuse_class
 from relreps._core.state import FittedModule, write_all
 from relreps.normalization import Normalizer
 from relreps.projection.base import Projection
@@ -45,6 +46,12 @@ def relative_projection(
     References:
         Moschella et al., arXiv:2209.15430, section 3.
     """
+    sizes = [tuple(getattr(rows, "shape", ())) for rows in (x, anchors)]
+    if all(sizes) and len(sizes[1]) == 2 and sizes[1][0] == sizes[0][-1] != sizes[1][1]:
+        raise ValueError(
+            f"`anchors` must have shape (anchors, {sizes[0][-1]}), one row for each anchor, got "
+            f"{sizes[1]}: the transpose."
+        )
     return resolve(similarity)(x, anchors)
 
 
@@ -108,6 +115,8 @@ class RelativeProjection(FittedModule, Projection):
         super().__init__()
         in_features = checks.check_size("in_features", in_features)
         num_anchors = checks.check_size("num_anchors", num_anchors)
+        refuse_class("pre", pre)
+        refuse_class("post", post)
         if pre is not None and not isinstance(pre, Normalizer):
             raise TypeError(f"`pre` must be a normaliser of relreps, got {type(pre).__name__}.")
         width = getattr(pre, "in_features", in_features)
@@ -271,7 +280,7 @@ class RelativeProjection(FittedModule, Projection):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         dtype = self.anchors.dtype
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if self.anchors.dtype != dtype:  # what was prepared moved along, with its old rounding
             self._on_load()
         return self

@@ -24,6 +24,9 @@ _INTERPOLATES, _EXACT = 0.05, 1e-6
 #: Part of the rows that centring has to bring back to be spoken of, and part of the residual that
 #: the best scale has to leave.
 _CENTERED, _HALF = 0.05, 0.5
+#: A map as wide as its target is farther from it than the mean where cosines are below a half: that
+#: is too far only if it is wider, or says nearly nothing by any scale.
+_WILD, _UNRELATED = 1.2, 0.9
 #: How far rows of one length may be from it, and moved ones from theirs.
 _UNIT, _OTHER_LENGTH = 1e-3, 1e-2
 #: Part of fresh rows among the nearest, of a half, below which moved ones hide them, and above
@@ -120,7 +123,7 @@ def _of_the_fit(seen: Evidence) -> Iterator[str]:
             f"{'Give another `scale`, or subtract' if unscaled else 'Subtract'} the target's mean "
             "from both sides, for a search by cosine."
         )
-    elif seen.residual >= 1:
+    elif seen.residual >= 1 and (seen.spread > _WILD or seen.scaled_residual > _UNRELATED):
         yield (
             f"squared distances to the partners are {seen.residual:.2g} times those of the mean of "
             "the target: give more pairs, or a translator that fits less freely."

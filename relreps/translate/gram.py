@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,8 +14,13 @@ from relreps._core.rounding import moment_tolerance, safe_reciprocal
 
 Ridge = float | Literal["gcv", "loo"]
 
-#: Strengths that are tried where the data choose: four to each factor of ten.
-RIDGES = tuple(10 ** (step / 4) for step in range(-24, 13))
+#: Steps of a quarter of a factor of ten between which the strength of a penalty is looked for, at
+#: first from 1e-6 to 1e3: below the first it is rounding, and above the last nothing else is left.
+_WEAKEST, _STRONGEST = -48, 24
+#: The last of them, which leaves a millionth of the map.
+STRONGEST = 10 ** (_STRONGEST / 4)
+#: Share of the pairs that generalised cross-validation has to leave free to be believed.
+_FREE = 0.2
 
 
 def check_ridge(name: str, ridge: object, words: tuple[str, ...] = ()) -> None:
@@ -86,9 +93,76 @@ def check_max_rank(max_rank: int, in_features: int, out_features: int) -> None:
         )
 
 
-def gcv(
-    values: Tensor, explained: Tensor, squares: Tensor, count: float, penalties: Tensor
-) -> Tensor:
+def least(scores: Callable[[Tensor], Tensor], level: Tensor) -> float:
+    """The strength, in units of ``level``, whose penalty has the least score.
+
+    Four are tried to each factor of ten, and where the least lies on the edge of the grid, the grid
+    goes on, to `STRONGEST` at last.
+    """
+    low, high = -24, 12
+    while True:
+        grid = [10 ** (step / 4) for step in range(low, high + 1)]
+        best = int(
+            scores(level * torch.tensor(grid, dtype=level.dtype, device=level.device)).argmin()
+        )
+        if best == 0 and low > _WEAKEST:
+            low -= 12
+        elif best == len(grid) - 1 and high < _STRONGEST:
+            high += 12
+        else:
+            break
+    return grid[best]
+
+
+def cross_validated(
+    values: Tensor,
+    explained: Tensor,
+    squares: Tensor,
+    count: float,
+    level: Tensor,
+    features: int,
+    tolerance: float,
+) -> float:
+    r"""The strength of a penalty by generalised cross-validation, guarded against repeated pairs.
+
+    The score takes all pairs for equally free, :math:`R / (1 - \text{df} / n)^2`. A pair that
+    repeats is fitted by its own copy, so that with fewer pairs than features, where all the others
+    are fitted too as the penalty vanishes, it alone is left to be judged by, and its error is none.
+    Hence copies do not count where every pair is fitted; and where there are fewer pairs than
+    features, and the choice leaves less than a fifth of them free, as with copies that are not
+    quite equal, it is made anew among the penalties that leave more, by the marginal likelihood, to
+    which a copy is one term among n:
+
+    .. math:: n \log\Bigl(R_0 + \sum_j \tfrac{\lambda}{v_j + \lambda} e_j\Bigr)
+              - \sum_j \log \tfrac{\lambda}{v_j + \lambda}
+
+    Args:
+        values: Positive eigenvalues :math:`v` of the second moments of the source.
+        explained: What each of their directions explains, :math:`e`, of the squares of the target.
+        squares: Those squares; :math:`R_0` is what is explained by none.
+        count: Number n of pairs, less one for a mean that was subtracted.
+        level: What a strength of 1 is.
+        features: Number of features of the source.
+        tolerance: Share of a square that is rounding.
+    """
+    free = max(count - len(values), 0.0)
+    noise = (squares - explained.sum()).clamp(min=0) * (free > 0)
+    fitted = len(values) < features and bool(noise <= tolerance * squares)
+    if fitted and free <= len(values) + 1:  # else so many rows are no copies, but an exact map
+        count, free, noise = float(len(values)), 0.0, torch.zeros_like(noise)
+
+    def likelihood(penalties: Tensor) -> Tensor:
+        share = penalties[:, None] / (values + penalties[:, None])
+        score = count * (noise + share @ explained).log() - share.log().sum(1)
+        return torch.where(free + share.sum(1) < _FREE * count, torch.inf, score)
+
+    chosen = least(partial(gcv, values, explained, noise, free), level)
+    left = free + float((level * chosen / (values + level * chosen)).sum())
+    few = len(values) < features and left < _FREE * count
+    return least(likelihood, level) if few else chosen
+
+
+def gcv(values: Tensor, explained: Tensor, noise: Tensor, free: float, penalties: Tensor) -> Tensor:
     r"""Generalised cross-validation score of each penalty, :math:`R / (1 - \text{df} / n)^2`.
 
     Written so that nothing cancels as the penalty vanishes: the squared residual :math:`R` is what
@@ -98,14 +172,28 @@ def gcv(
     Args:
         values: Positive eigenvalues :math:`v` of the second moments of the source.
         explained: What each of their directions explains of the squares of the target.
-        squares: Those squares.
-        count: Number n of pairs, less one for a mean that was subtracted.
+        noise: What is explained by none.
+        free: Number of pairs beyond these directions.
         penalties: The strengths to compare.
     """
-    free = max(count - len(values), 0.0)
-    noise = (squares - explained.sum()).clamp(min=0) * (free > 0)
     shares = penalties[:, None] / (values + penalties[:, None])
     return (noise + shares.square() @ explained) / (free + shares.sum(1)).square()
+
+
+def distinct(
+    left: Tensor, right: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Equal rows of the source as one, with the mean of their targets and their weight together.
+
+    The map is the same, and so is the error of leaving all of them out, up to a constant.
+    """
+    rows, of = left.unique(dim=0, return_inverse=True)
+    if len(rows) == len(left):
+        return left, right, weights
+    w = left.new_ones(len(left)) if weights is None else weights.to(left)
+    total = left.new_zeros(len(rows)).index_add_(0, of, w)
+    sums = right.new_zeros(len(rows), right.shape[1]).index_add_(0, of, right * w[:, None])
+    return rows, sums * safe_reciprocal(total)[:, None], total
 
 
 def leave_one_out(
@@ -113,10 +201,11 @@ def leave_one_out(
     right: Tensor,
     weights: Tensor | None,
     centered: bool,
-    penalties: Tensor,
     tolerance: float,
-) -> Tensor:
-    r"""Squared error of each penalty, every pair predicted from the others; exact, by one SVD.
+) -> Callable[[Tensor], Tensor]:
+    r"""Gives the squared error of penalties, every pair predicted from the others: by one SVD.
+
+    Rows have to be `distinct`: a copy predicts itself.
 
     The hat matrix :math:`H = X (X^\top X + \lambda I)^{-1} X^\top` gives the fitted rows, and the
     error of a row that is left out is that of the fitted one over :math:`1 - H_{ii}`, less the
@@ -137,9 +226,13 @@ def leave_one_out(
     along = u.mT @ target
     noise = target - u @ along
     free = 1 - u.square().sum(1) - (w / w.sum() if centered else 0)
-    scores = []
-    for penalty in penalties:
-        share = penalty / (values + penalty)
-        errors = noise + u @ (share[:, None] * along)
-        scores.append((errors / (free + u.square() @ share)[:, None]).square().sum())
-    return torch.stack(scores)
+
+    def scores(penalties: Tensor) -> Tensor:
+        found = []
+        for penalty in penalties:
+            share = penalty / (values + penalty)
+            errors = noise + u @ (share[:, None] * along)
+            found.append((errors / (free + u.square() @ share)[:, None]).square().sum())
+        return torch.stack(found)
+
+    return scores

@@ -56,10 +56,10 @@ def splits_of(
     tested = max(round(_HELD_OUT * n), 2)
     if held_out is not None:
         tested = round(held_out * n) if 0 < held_out < 1 else 0
-    if not 2 <= tested <= n - 2:
+    if not 2 <= tested <= n - tested:
         raise ValueError(
-            f"`held_out` must leave at least two of the {n} pairs on either side, got "
-            f"{held_out}. It is a part of the pairs, such as 0.2."
+            f"`held_out` must leave at least two of the {n} pairs on either side, and half of them "
+            f"to fit on, got {held_out}. It is a part of the pairs, such as 0.2."
         )
     groups = marks_of(x).unique(return_inverse=True)[1]
     num_groups = int(groups.max()) + 1
@@ -68,7 +68,7 @@ def splits_of(
     # A group begins a fold where so many rows are before it, so that none is torn apart.
     before = torch.zeros(num_groups + 1, dtype=torch.long, device=groups.device)
     before[1:] = place.bincount(minlength=num_groups).cumsum(0)
-    fold = (before[:-1] * max(n // tested, 2)).div(n, rounding_mode="floor")[place[order]]
+    fold = (before[:-1] * (n // tested)).div(n, rounding_mode="floor")[place[order]]
     if int(fold[0]) == int(fold[-1]):
         raise ValueError(
             f"`x` must hold different rows, for some to be held out, got {num_groups} of them in "

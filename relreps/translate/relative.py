@@ -17,6 +17,7 @@ from relreps._core.linalg import (
 )
 from relreps._core.rounding import (
     is_constant,
+    moment_tolerance,
     rank_tolerance,
     rounding_of,
     safe_norm,
@@ -27,7 +28,7 @@ from relreps.anchors import prune_anchors
 from relreps.normalization import Center
 from relreps.projection import RelativeProjection
 from relreps.translate.base import Translator
-from relreps.translate.gram import RIDGES, check_ridge, gcv
+from relreps.translate.gram import check_ridge, cross_validated
 
 Rescale = Literal["none", "mean", "source"]
 
@@ -285,11 +286,10 @@ class InverseRelativeTranslator(Translator):
         squares = torch.where(live, s.square(), 0)
         if self.ridge == "gcv" and codes is not None:
             explained = (u.mT @ codes).square().sum(1)
-            penalties = unit * s.new_tensor(RIDGES)
-            scores = gcv(
-                squares[live], explained[live], codes.square().sum(), len(codes), penalties
-            )
-            ridge = RIDGES[int(scores.argmin())]
+            width = units.shape[1]
+            tolerance = moment_tolerance(width, torch.finfo(s.dtype).eps)
+            found = squares[live], explained[live], codes.square().sum()
+            ridge = cross_validated(*found, len(codes), unit, width, tolerance)
         else:
             ridge = float(self.ridge)
         gains = torch.where(live, s / torch.where(live, squares + ridge * unit, 1), 0)

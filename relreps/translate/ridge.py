@@ -9,36 +9,53 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import full_precision
-from relreps._core.rounding import moment_tolerance
+from relreps._core.rounding import rank_tolerance, rounding_of
 from relreps._core.warnings import warn
 from relreps.moments import elementwise, outer
 from relreps.moments.value import times
-from relreps.translate.gram import RIDGES, Gram, Ridge, check_ridge, gcv, leave_one_out
+from relreps.translate.gram import (
+    STRONGEST,
+    Gram,
+    Ridge,
+    check_ridge,
+    cross_validated,
+    distinct,
+    least,
+    leave_one_out,
+)
 from relreps.translate.matrix import Post, Preprocessing
 from relreps.translate.problem import Problem, Solution
-from relreps.translate.procrustes import check_values
+from relreps.translate.procrustes import check_values, in_units
 from relreps.translate.streaming import MomentTranslator
 
 
-def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0) -> Tensor:
+def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0, *, rcond: float | None = None) -> Tensor:
     r"""The matrix that takes ``x`` to ``y`` with least squared error.
 
     .. math:: M = \arg\min_M \lVert X M - Y \rVert_F^2 + \lambda \lVert M \rVert_F^2,
               \qquad \lambda = \text{ridge} \cdot \lVert X \rVert_F^2 / D_x
 
     Nothing is centred. Without ridge, where the pairs leave the map free, it is the smallest one.
-    Solved by a pseudo-inverse of the rows, so that the condition number is not squared;
-    differentiable where the rank does not change, which with a ridge is everywhere. For many rows,
-    or rows in a stream, `LinearTranslator` is the cheaper way. O(N D_x min(N, D_x) + N D_x D_y).
+    Solved in float64: from second moments where the rows are coarser than that, by a pseudo-inverse
+    of the rows themselves where they are not, so that no condition number is squared that matters.
+    Differentiable where the rank does not change, which with a ridge is everywhere. The sizes of
+    ``x`` and ``y`` do not matter. For rows in a stream `LinearTranslator` is the way.
+    O(N D_x (min(N, D_x) + D_y)).
 
     Args:
         x: Source rows.
         y: Target rows of the same samples.
         ridge: Penalty in units of the mean square of a feature: it depends neither on the number of
             rows nor on their unit.
+        rcond: Share of the largest singular value of ``x`` below which one is left out. By default
+            what the rounding of the rows makes of nothing, however many there are:
+            :math:`10 \epsilon \sqrt{D_x}`, 1e-6 for a float32 feature.
 
     Shape:
         - x: :math:`(N, D_x)`; y: :math:`(N, D_y)`, paired. Output: :math:`(D_x, D_y)`.
+
+    Warns:
+        NumericalWarning: Directions of ``x`` are left out.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 2.0]])
@@ -50,19 +67,43 @@ def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0) -> Tensor:
     checks.check_rows("y", y)
     checks.check_paired(x, y)
     check_ridge("ridge", ridge)
+    if rcond is not None:
+        checks.check_number("rcond", rcond, 0, 1)
     dtype = torch.promote_types(x.dtype, y.dtype)
-    wide = torch.promote_types(dtype, torch.float32)
-    x, y = x.to(wide), y.to(wide)
     check_values(x, y)
-    if ridge:
-        # Rows that pull every coefficient to zero: the penalty as further equations.
-        width = x.shape[1]
-        level = torch.linalg.matrix_norm(x) * (ridge / width) ** 0.5
-        x = torch.cat((x, level * torch.eye(width, dtype=wide, device=x.device)))
-        y = torch.cat((y, y.new_zeros(width, y.shape[1])))
+    if not (x.numel() and y.numel()):
+        return x.to(dtype).mT @ y.to(dtype)
+    eps = rounding_of(x.dtype)
+    tolerance = rank_tolerance(x.shape[1], eps) if rcond is None else rcond
     with full_precision(x):
-        solution: Tensor = torch.linalg.pinv(x) @ y
-    return solution.to(dtype)
+        (left, unit_x), (right, unit_y) = in_units(x), in_units(y)
+        n, width = left.shape
+        if ridge:
+            # Rows that pull every coefficient to zero: the penalty as further equations.
+            level = torch.linalg.matrix_norm(left) * (ridge / width) ** 0.5
+            left = torch.cat((left, level * torch.eye(width).to(left)))
+            right = torch.cat((right, right.new_zeros(width, right.shape[1])))
+        # Of float32 rows the second moments lose nothing in float64, whose rounding is less than
+        # the square of theirs; and they are small, whatever the number of rows.
+        if eps == rounding_of(torch.float64) or tolerance**2 < width * rounding_of(torch.float64):
+            inverse = torch.linalg.pinv(left, rtol=tolerance)
+            rank = (inverse.mT * left).sum()
+            solution = inverse @ right
+        else:
+            wide = n < width and not ridge
+            gram = left @ left.mT if wide else left.mT @ left
+            inverse = torch.linalg.pinv(gram, rtol=tolerance**2, hermitian=True)
+            rank = (inverse * gram).sum()
+            solution = left.mT @ (inverse @ right) if wide else inverse @ (left.mT @ right)
+    if not ridge and checks.concrete(x) and not x.is_meta:
+        kept, most = round(float(rank.detach())), min(n, width)
+        if kept < most:
+            warn(
+                f"{kept} of {most} directions of `x` are more than rounding; the others, below "
+                f"{tolerance:.1g} of the largest, are left out. Give a ridge, or another `rcond`."
+            )
+    moved: Tensor = solution * (unit_y / unit_x)
+    return moved.to(x.device, dtype)
 
 
 class RidgeTranslator(MomentTranslator):
@@ -117,6 +158,12 @@ class RidgeTranslator(MomentTranslator):
                 "of `x`, where least squares is ill-posed: the others are ignored. Give more "
                 "pairs, or a ridge such as `ridge='gcv'`."
             )
+        if isinstance(self.ridge, str) and ridge == STRONGEST and pulled_to is None:
+            warn(
+                f"the strongest ridge that was tried, {ridge:g}, serves best, which leaves hardly "
+                "anything of the map: the pairs do not show that `y` follows from `x`. See that "
+                "they are in the same order on both sides, or give more."
+            )
         rank = rank if pulled_to is None else self.in_features
         return Solution(
             prior + correction, rank=rank, buffers={"penalty": torch.full_like(m.total, ridge)}
@@ -131,7 +178,6 @@ class RidgeTranslator(MomentTranslator):
         if not isinstance(self.ridge, str):
             return float(self.ridge)
         m = problem.moments
-        penalties = gram.level * torch.tensor(RIDGES, dtype=m.xx.dtype, device=m.xx.device)
         if self.ridge == "gcv":
             # Squares of what the prior leaves, |y - x P|² = yy - P·(2 xy - xx P), where the bracket
             # is xy + rest; feature by feature, so that each can be weighed by its unit.
@@ -141,16 +187,16 @@ class RidgeTranslator(MomentTranslator):
             whole = _squares_in_units(squares, problem)
             explained = along.square().sum(1) / values
             count = m.effective_rows - int(problem.source.shift is not None)
-            scores = gcv(values, explained, whole, count, penalties)
-        else:
-            if problem.rows is None:
-                raise _needs_rows()
-            left, right = problem.rows()
-            right = _in_units(right - left @ prior, problem)
-            centered = problem.source.shift is not None
-            tolerance = moment_tolerance(left.shape[1], m.eps)
-            scores = leave_one_out(left, right, problem.weights, centered, penalties, tolerance)
-        return RIDGES[int(scores.argmin())]
+            width = self.in_features
+            return cross_validated(
+                values, explained, whole, count, gram.level, width, gram.tolerance
+            )
+        if problem.rows is None:
+            raise _needs_rows()
+        left, right = problem.rows()
+        pairs = distinct(left, _in_units(right - left @ prior, problem), problem.weights)
+        centered = problem.source.shift is not None
+        return least(leave_one_out(*pairs, centered, gram.tolerance), gram.level)
 
 
 class LinearTranslator(RidgeTranslator):

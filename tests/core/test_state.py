@@ -126,7 +126,7 @@ def test_anchors_of_a_state_that_are_not_finite():
     state["anchors"][2, 3] = torch.nan
     projection = onto("basis").set_anchors(rows(2))
     before = everything(projection)
-    with pytest.raises(ValueError, match="`anchors` must be finite.*row 2"):
+    with pytest.raises(ValueError, match=r"`anchors` must be finite.*row 2"):
         projection.load_state_dict(state)
     assert same(everything(projection), before)
 
@@ -308,7 +308,8 @@ def test_an_interrupted_refresh_leaves_the_old_anchors_or_the_new_ones(ema):
 def test_all_are_written_in_one_step():
     a, b = torch.zeros(2), torch.zeros((), dtype=torch.bool)
     write_all([(a, torch.ones(2, dtype=torch.float64)), (b, torch.tensor(True))])
-    assert torch.equal(a, torch.ones(2)) and bool(b)
+    assert torch.equal(a, torch.ones(2))
+    assert bool(b)
     with pytest.raises(RuntimeError):
         write_all([(a, torch.zeros(2)), (b, torch.zeros(3, dtype=torch.bool))])
 

@@ -94,7 +94,7 @@ def shrunk(outcome):
 
 def _check(draw, subject: Subject, outcome):
     chosen = draw.random.sample(
-        ["layout", "order", "rows", "state", "atomic", "gradient", "again"], 3
+        ["layout", "order", "rows", "axes", "state", "atomic", "gradient", "again"], 3
     )
     context = draw.context()
     finite = all(bool(x.isfinite().all()) for x in subject.inputs)
@@ -116,10 +116,11 @@ def _check(draw, subject: Subject, outcome):
     if base.error is not None:
         return
     error = _Error(draw, subject, base) if finite else None
-    if error and subject.exact:
+    holds_halves = subject.parameters and subject.inputs[0].dtype.itemsize < 4
+    if error and subject.exact and not holds_halves:
         error.check("float64 is the right answer", base, error.reference)
     for check in chosen:
-        if check in CHECKS and (finite or check in ("layout", "state")):
+        if check in CHECKS and (finite or check == "layout"):
             CHECKS[check](draw, subject, base, error)
 
 
@@ -251,6 +252,8 @@ class _Error:
         if exact.dim() and exact.numel():
             changed = changed.amax(-1, keepdim=True).expand_as(exact)
             size = size.amax(-1, keepdim=True).expand_as(exact)
+        if self.subject.high is not None:
+            size = size.clamp_min(1)  # of a bounded answer, 0 is known no better than 1
         return self.subject.roundings * (changed + eps * size) + 1e-37
 
     def check(self, what, got, wanted):
@@ -331,6 +334,19 @@ def _check_rows(draw, subject, base, error):
     error.check("rows are independent", one, Answer([leaf[row : row + 1] for leaf in base.leaves]))
 
 
+def _check_axes(draw, subject, base, error):
+    """Leading axes, where they are taken, change nothing."""
+    place = {"map": 0, "fit": len(subject.inputs) - 1}.get(subject.kind)
+    if place is None:
+        return
+    inputs = [x[None] if i == place else x for i, x in enumerate(subject.inputs)]
+    batched = answered(subject.call, inputs)
+    if batched.error is None:
+        if batched.leaves[0].shape != base.leaves[0][None].shape:
+            raise Broken("leading axes", f"shape {tuple(batched.leaves[0].shape)}")
+        error.check("leading axes", Answer([leaf[0] for leaf in batched.leaves]), base)
+
+
 def _check_state(draw, subject, base, error):
     if not subject.make:
         return
@@ -348,7 +364,8 @@ def _check_state(draw, subject, base, error):
         wanted = list(leaves(subject.use(module, *subject.inputs)))
         for how, other in others.items():
             for a, b in zip(leaves(subject.use(other, *subject.inputs)), wanted, strict=True):
-                if not torch.equal(a.nan_to_num(), b.nan_to_num()):
+                # What follows from the state may be computed anew, in another order.
+                if not torch.allclose(a, b, 1e-5, 1e-30, equal_nan=True):
                     raise Broken("state", f"{how}: {a.flatten()[:3]}, not {b.flatten()[:3]}")
 
 
@@ -388,7 +405,8 @@ def _check_gradient(draw, subject, base, error):
         bad = fits & ~gradient.isfinite()
         if bool(bad.any()):
             raise Broken("gradient", f"{int(bad.sum())} entries are not finite")
-        if not bool(exact.isfinite().all()) and exact.dtype == gradient.dtype:
+        moderate = all(not x.numel() or 1e-100 < float(x.abs().max()) < 1e100 for x in error.wide)
+        if moderate and not bool(exact.isfinite().all()):
             raise Broken("gradient", "some entries are not finite in float64")
 
 
@@ -405,6 +423,7 @@ CHECKS = {
     "layout": _check_layout,
     "order": _check_order,
     "rows": _check_rows,
+    "axes": _check_axes,
     "state": _check_state,
     "gradient": _check_gradient,
     "again": _check_again,

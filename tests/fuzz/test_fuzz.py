@@ -64,6 +64,7 @@ BROKEN = {
     "rows are independent": lambda x: Subject(
         lambda x: x - x.sum(0, keepdim=True), (x,), kind="map", exact=False
     ),
+    "leading axes": lambda x: Subject(lambda x: x.flatten(0, -2), (x,), kind="map", exact=False),
     "the same twice": lambda x, seen=[]: Subject(
         lambda x: (seen.append(0), x.sum() + len(seen))[1], (x,), exact=False
     ),

@@ -82,6 +82,78 @@ def test_procrustes_of_different_widths_is_zero_padding_cropped(sides):
     close(procrustes(x, y), torch.from_numpy(oracle)[: sides[0], : sides[1]])
 
 
+@pytest.mark.parametrize("size_x", [1e-40, 1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("size_y", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("sides", [(5, 5), (3, 5), (5, 3)], ids=str)
+def test_procrustes_does_not_depend_on_sizes(size_x, size_y, sides):
+    """The squares of these are no float32 numbers, and some of them are subnormal themselves."""
+    x, y = normal(20, sides[0]).float(), normal(20, sides[1]).float()
+    coarse = 2e-4 if size_x < 1e-38 else 1e-6  # what subnormal numbers hold
+    close(procrustes(size_x * x, size_y * y), procrustes(x, y), atol=10 * coarse, rtol=0)
+    wide = procrustes(x.double() * 1e-200, y.double() * 1e200)
+    close(wide, procrustes(x.double(), y.double()))
+
+
+def test_one_extreme_row_leaves_the_others_their_say():
+    x, y = normal(200, 6).float(), normal(200, 6).float()
+    y = x @ orthogonal(6, 6).float() + 0.1 * y
+    x[0], y[0] = 1e4 * x[0], 1e4 * y[0]
+    close(procrustes(x, y).double(), procrustes(x.double(), y.double()), atol=1e-5, rtol=0)
+
+
+def test_no_features_have_a_map_without_entries():
+    for dx, dy in ((0, 3), (3, 0), (0, 0)):
+        assert procrustes(torch.ones(4, dx), torch.ones(4, dy)).shape == (dx, dy)
+        assert linear_map(torch.ones(4, dx), torch.ones(4, dy)).shape == (dx, dy)
+
+
+@pytest.mark.parametrize("sides", [(4, 2), (5, 3), (7, 1), (6, 5)], ids=str)
+def test_the_minimum_of_unequal_widths_is_that_of_a_search(sides):
+    """Against a descent along the tangents of the manifold, from many starts."""
+    x = normal(40, sides[0]) * torch.linspace(2, 0.3, sides[0])
+    y = 0.5 * x @ normal(*sides) + normal(40, sides[1])
+
+    def error(r):
+        return (x @ r - y).square().sum()
+
+    def searched():
+        free = normal(*sides).requires_grad_()
+        steps = torch.optim.LBFGS([free], max_iter=300, line_search_fn="strong_wolfe")
+
+        def closure():
+            steps.zero_grad()
+            loss = error(torch.linalg.qr(free).Q)
+            loss.backward()
+            return loss
+
+        steps.step(closure)
+        return float(error(torch.linalg.qr(free.detach()).Q))
+
+    r = procrustes(x, y, minimize=True)
+    close(r.mT @ r, torch.eye(sides[1]).double())
+    assert float(error(r)) <= min(searched() for _ in range(8)) * (1 + 1e-6)
+    assert error(r) < error(procrustes(x, y))
+    assert error(procrustes(x, y, minimize=True, max_iterations=1)) >= error(r)
+    close(procrustes(1e3 * x, 1e3 * y, minimize=True), r)
+    close(procrustes(x.float(), y.float(), minimize=True), r.float(), atol=1e-3, rtol=0)
+
+
+def test_the_minimum_of_other_widths_is_the_closed_form():
+    x, y = normal(40, 3), normal(40, 5)
+    for a, b in ((x, y), (y, y.flip(1))):
+        close(procrustes(a, b, minimize=True), procrustes(a, b), atol=0, rtol=0)
+    r = procrustes(x, y)
+    best = (x @ r - y).square().sum()
+    assert all((x @ orthogonal(3, 5) - y).square().sum() >= best for _ in range(50))
+
+
+def test_the_minimum_has_a_gradient():
+    x = normal(20, 4).requires_grad_()
+    procrustes(x, normal(20, 2), minimize=True).square().mul(torch.arange(2)).sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_procrustes_gradient(tied):
     x = orthogonal(8, 4) if tied else normal(8, 4)

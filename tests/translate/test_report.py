@@ -34,6 +34,13 @@ class LeastSquares(Translator):
         return x @ self.matrix + self.bias
 
 
+class Shuffled(LeastSquares):
+    """The right rows for the wrong things."""
+
+    def forward(self, x):
+        return super().forward(x).roll(1, 0)
+
+
 def spaces(count, width=12, noise=0.3):
     x = torch.randn(count, width, dtype=torch.float64)
     y = x @ torch.linalg.qr(torch.randn(width, width, dtype=torch.float64)).Q + 3
@@ -419,6 +426,14 @@ def test_fresh_rows_that_vanish_are_named(migration):
     assert any("those that are not moved vanish" in text for text in report.warnings)
 
 
+def test_a_map_as_wide_as_its_target_is_not_called_worse_than_the_mean():
+    x, y = spaces(400, noise=2.5)
+    for made, worse in ((ProcrustesTranslator(12, 12, scale="norm"), False), (Shuffled(), True)):
+        report = translation_report(made.double(), x, y)
+        assert report.residual > 1
+        assert any("fits less freely" in text for text in report.warnings) is worse
+
+
 def test_other_widths():
     x, y = spaces(100)
     report = translation_report(ProcrustesTranslator(12, 5).double(), x, y[:, :5])
@@ -432,6 +447,7 @@ def test_other_widths():
         ({"x": torch.randn(10, 4).fill_(math.nan)}, "`x` must be finite"),
         ({"held_out": 0.05}, "`held_out` must leave at least two of the 10 pairs"),
         ({"held_out": 5}, "`held_out` must leave"),
+        ({"held_out": 0.6}, "and half of them to fit on, got 0.6"),
         ({"x": torch.randn(3, 4), "y": torch.randn(3, 4)}, "must be at least 4 pairs"),
         ({"test": (torch.randn(3, 4), torch.randn(4, 4))}, r"`test\[0\]` and `test\[1\]`"),
         ({"test": (torch.randn(3, 5), torch.randn(3, 4))}, r"`test\[0\]` must have shape"),

@@ -23,10 +23,11 @@ from relreps import (
 from relreps.moments import FeatureMoments
 from relreps.parity import SGDAffineTranslator
 from relreps.translate import ProcrustesRidgeTranslator, ReducedRankTranslator, WhitenedTranslator
-from relreps.translate.gram import RIDGES
 
 close = torch.testing.assert_close
 WIDTHS = [(6, 6), (4, 7), (7, 4)]
+#: All strengths of a penalty that are tried, if the least lies on the edge of the first grid.
+RIDGES = [10 ** (step / 4) for step in range(-48, 25)]
 each_width = pytest.mark.parametrize("widths", WIDTHS, ids=str)
 
 #: Every translator that follows from moments, with what it needs beyond the widths.
@@ -92,10 +93,124 @@ def test_linear_map_does_not_square_the_condition_number():
     close(linear_map(x, x @ m), m, rtol=1e-5, atol=1e-5)
 
 
-def test_linear_map_of_duplicate_features_is_the_smallest():
-    x, m = normal(20, 3), normal(3, 2)
-    twice = linear_map(torch.cat((x, x), 1), x @ m)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_linear_map_of_duplicate_features_is_the_smallest(dtype):
+    x, m = normal(20, 3).to(dtype), normal(3, 2).to(dtype)
+    with pytest.warns(NumericalWarning, match=r"3 of 6 directions of `x` are more than rounding.*"):
+        twice = linear_map(torch.cat((x, x), 1), x @ m)
     close(twice, torch.cat((m, m)) / 2)
+
+
+def test_more_rows_do_not_fit_worse():
+    """What is rounding does not grow with the number of rows: a line through many points."""
+    n = 10_000
+    x = torch.stack((torch.ones(n), torch.arange(n)), 1)
+    m = torch.full((2, 1), 2020.0)
+    for rows in (n, 2 * n):
+        some = x.repeat(rows // n, 1)
+        close(linear_map(some, some @ m), m, atol=1e-2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [100, 200_000])
+@pytest.mark.parametrize("condition", [1e2, 1e4])
+def test_the_condition_of_many_rows_is_borne(n, condition):
+    spread = torch.logspace(0, -float(torch.tensor(condition).log10()), 16)
+    x = torch.randn(n, 16) * spread
+    y = x @ torch.randn(16, 3) + 0.1 * torch.randn(n, 3)
+    wanted = linear_map(x.double(), y.double())
+    close(linear_map(x, y).double(), wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4)
+
+
+KINDS_OF_LEAST_SQUARES = {
+    "linear": LinearTranslator,
+    "affine": AffineTranslator,
+    "affine-standard": lambda d, e: AffineTranslator(d, e, pre="standard"),
+    "ridge": lambda d, e: AffineTranslator(d, e, ridge=1e-6),
+    "gcv": lambda d, e: AffineTranslator(d, e, ridge="gcv"),
+    "loo": lambda d, e: AffineTranslator(d, e, ridge="loo"),
+    "procrustes-ridge": ProcrustesRidgeTranslator,
+    "reduced-rank": lambda d, e: ReducedRankTranslator(d, e, 3),
+    "whitened": WhitenedTranslator,
+    "cca": CCATranslator,
+    "l-ortho": LOrthoTranslator,
+    "procrustes": ProcrustesTranslator,
+}
+each_least_squares = pytest.mark.parametrize(
+    "make", KINDS_OF_LEAST_SQUARES.values(), ids=KINDS_OF_LEAST_SQUARES
+)
+
+
+@each_least_squares
+@pytest.mark.parametrize("n", [200, 20_000])
+def test_every_kind_gives_the_float64_value_of_badly_conditioned_rows(make, n):
+    spread = torch.logspace(0, -3, 8)
+    x = torch.randn(n, 8) @ torch.linalg.qr(torch.randn(8, 8)).Q * spread + 2
+    y = x @ torch.randn(8, 5) + 0.1 * torch.randn(n, 5)
+    wanted = make(8, 5).double().fit(x.double(), y.double())
+    found = make(8, 5).fit(x, y)
+    assert found.rank == wanted.rank
+    close(found(x).double(), wanted(x.double()), atol=2e-3, rtol=2e-3)
+
+
+@each_least_squares
+@pytest.mark.parametrize("where", ["row", "feature", "both"])
+def test_one_extreme_row_or_feature(make, where):
+    """One row of 1e4 times the size, one feature of 1000 times: the float64 value in float32."""
+    x = torch.randn(300, 6)
+    y = x @ torch.randn(6, 4) + 0.1 * torch.randn(300, 4)
+    if where != "feature":
+        x[0], y[0] = 1e4 * x[0], 1e4 * y[0]
+    if where != "row":
+        x[:, 2] *= 1000
+    single, double = make(6, 4), make(6, 4).double()
+    single.fit(x, y)
+    double.fit(x.double(), y.double())
+    assert single.rank == double.rank
+    wanted = double(x.double())[1:]
+    close(single(x)[1:].double(), wanted, atol=1e-3 * float(wanted.abs().max()), rtol=1e-3)
+    if hasattr(single, "penalty"):
+        assert float(single.penalty) == pytest.approx(float(double.penalty))
+    if hasattr(single, "partial_fit") and getattr(single, "ridge", 0) != "loo":
+        stream = make(6, 4)
+        for some in (slice(0, 100), slice(100, None)):
+            stream.partial_fit(x[some], y[some])
+        close(stream.solve().matrix, single.matrix, atol=1e-4, rtol=1e-4)
+
+
+@each_least_squares
+@pytest.mark.parametrize(("size_x", "size_y"), [(1e-30, 1.0), (1e30, 1e30), (1e-25, 1e-25)])
+def test_fits_do_not_depend_on_sizes(make, size_x, size_y):
+    x, y = torch.randn(100, 6), torch.randn(100, 4)
+    wanted = make(6, 4).fit(x, y)(x)
+    close(make(6, 4).fit(size_x * x, size_y * y)(size_x * x) / size_y, wanted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("n", [20, 3])
+def test_linear_map_does_not_depend_on_sizes(size, ridge, n):
+    x, y = torch.randn(n, 5), torch.randn(n, 3)
+    wanted = linear_map(x, y, ridge)
+    close(
+        linear_map(size * x, size * y, ridge), wanted, atol=2e-3 if size < 1e-38 else 1e-5, rtol=0
+    )
+
+
+def test_another_limit_of_what_is_rounding():
+    x = normal(30, 3) * torch.tensor([1.0, 1e-2, 1e-4]).double()
+    y = x @ normal(3, 2)
+    with pytest.warns(NumericalWarning, match=r"2 of 3 .* below 0.001 of the largest"):
+        cut = linear_map(x, y, rcond=1e-3)
+    oracle = np.linalg.lstsq(x.numpy(), y.numpy(), rcond=1e-3)[0]
+    close(cut, torch.from_numpy(oracle))
+    with pytest.raises(ValueError, match=r"`rcond` must be in \[0, 1\], got 2"):
+        linear_map(x, y, rcond=2.0)
+    close(
+        linear_map(x.float(), y.float(), rcond=0.0).double() / 1e3,
+        linear_map(x, y) / 1e3,
+        atol=1e-3,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("ridge", [0.1, 2])
@@ -239,9 +354,13 @@ def test_leave_one_out_is_scikit_learns(n, noise):
     x, y = pairs(n=n, noise=noise)
     level = float((x - x.mean(0)).square().sum() / 6)
     oracle = RidgeCV([r * level for r in RIDGES]).fit(x.numpy(), y.numpy())
-    t = fitted(AffineTranslator, x, y, ridge="loo")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        t = fitted(AffineTranslator, x, y, ridge="loo")
     assert float(t.penalty) == pytest.approx(oracle.alpha_ / level)
     close(t(x), torch.from_numpy(oracle.predict(x.numpy())))
+    strongest = oracle.alpha_ / level > 0.9 * RIDGES[-1]
+    assert [w.category for w in said] == [NumericalWarning] * strongest
 
 
 def brute_force(x, y, ridge, pre):
@@ -267,8 +386,7 @@ def test_leave_one_out_is_exact(cls, n):
     assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
 
 
-@pytest.mark.parametrize("pre", ["center", "standard"])
-@pytest.mark.parametrize("n", [20, 5])
+@pytest.mark.parametrize(("n", "pre"), [(20, "center"), (20, "standard"), (5, "center")])
 def test_gcv_is_its_formula(n, pre):
     x, y = pairs(n=n, noise=5.0)
     a, b = x - x.mean(0), y - y.mean(0)
@@ -282,6 +400,109 @@ def test_gcv_is_its_formula(n, pre):
         scores.append(((eye - hat) @ b).square().sum() / (n - hat.trace()) ** 2)
     t = fitted(AffineTranslator, x, y, ridge="gcv", pre=pre)
     assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
+
+
+def few_of_a_wide_space(n=60, d=100, copies=(), noise=0.0, rest=400):
+    """Fewer pairs than features, the first of them repeated; and other pairs to measure on."""
+    decay = torch.arange(1, d + 1).double() ** -0.7
+    x = normal(n + rest, d) * decay
+    y = x @ torch.linalg.qr(normal(d, d)).Q + 0.1 * normal(n + rest, d)
+    test = x[n:], y[n:]
+    x, y = x[:n], y[:n]
+    again = torch.tensor(copies, dtype=torch.long)
+    near_x, near_y = (s[again] + noise * s.std() * normal(len(copies), d) for s in (x, y))
+    return torch.cat((x, near_x)), torch.cat((y, near_y)), test
+
+
+def error(t, test):
+    return float((t(test[0]) - test[1]).square().sum() / test[1].square().sum())
+
+
+REPEATS = {
+    "one": ([0], 0.0),
+    "one-nearly": ([0], 0.01),
+    "one-thrice": ([0, 0, 0], 0.0),
+    "a-tenth": (range(6), 0.0),
+    "a-tenth-nearly": (range(6), 0.01),
+    "half": (range(30), 0.0),
+    "all": (range(60), 0.0),
+}
+each_repeat = pytest.mark.parametrize(("copies", "noise"), REPEATS.values(), ids=REPEATS)
+
+
+@pytest.mark.parametrize("ridge", ["gcv", "loo"])
+@pytest.mark.parametrize("pre", ["center", "standard"])
+@each_repeat
+def test_repeated_pairs_do_not_choose_the_ridge(ridge, pre, copies, noise):
+    """A copy is fitted by its twin at any penalty: it says nothing of new rows."""
+    x, y, test = few_of_a_wide_space(copies=list(copies), noise=noise)
+    t = fitted(AffineTranslator, x, y, ridge=ridge, pre=pre)
+    best = min(
+        error(fitted(AffineTranslator, x, y, ridge=r, pre=pre), test) for r in RIDGES[20:60:2]
+    )
+    assert error(t, test) < 1.1 * best
+    if ridge == "gcv":  # the same in every route
+        stream = AffineTranslator(100, 100, ridge="gcv", pre=pre).double()
+        for some in (slice(0, 20), slice(20, None)):
+            stream.partial_fit(x[some], y[some])
+        close(stream.solve()(x), t(x))
+
+
+@pytest.mark.parametrize("ridge", ["gcv", "loo"])
+def test_repeats_in_float32_and_with_weights(ridge):
+    x, y, test = few_of_a_wide_space(copies=[0, 1])
+    wanted = fitted(AffineTranslator, x, y, ridge=ridge)
+    single = AffineTranslator(100, 100, ridge=ridge).fit(x.float(), y.float())
+    assert float(single.penalty) == pytest.approx(float(wanted.penalty))
+    weights = torch.ones(62).double()
+    weights[:2], weights[60:] = 1.5, 0.5
+    weighted = fitted(AffineTranslator, x, y, weights=weights, ridge=ridge)
+    assert error(weighted, test) < 1.05 * error(wanted, test)
+
+
+def test_leaving_out_equal_rows_together_is_exact():
+    """Brute force: all copies of a row are left out at once."""
+    x, y = pairs(n=12, noise=5.0)
+    x = torch.cat((x, x[:4], x[:2]))
+    y = torch.cat((y, y[:6] + normal(6, 5)))
+    of = torch.tensor([*range(12), *range(4), *range(2)])
+    level = (x - x.mean(0)).square().sum() / 6
+    scores = []
+    for ridge in RIDGES:
+        total = 0.0
+        for i in range(12):
+            rest = of != i
+            a, b = x[rest] - x[rest].mean(0), y[rest] - y[rest].mean(0)
+            m = torch.linalg.solve(a.mT @ a + ridge * level * torch.eye(6).double(), a.mT @ b)
+            moved = (x[~rest] - x[rest].mean(0)) @ m + y[rest].mean(0)
+            total += (moved - y[~rest]).square().sum()
+        scores.append(total)
+    t = fitted(AffineTranslator, x, y, ridge="loo")
+    assert float(t.penalty) == pytest.approx(RIDGES[int(torch.stack(scores).argmin())])
+
+
+@pytest.mark.parametrize(("n", "rank"), [(200, 5), (33, 30), (60, 30)])
+def test_an_exact_map_has_hardly_a_ridge(n, rank):
+    """Pairs that are all fitted need not be copies: here an exact map fits them."""
+    x = normal(n, rank) @ normal(rank, 30)
+    y = x @ normal(30, 4)
+    t = fitted(AffineTranslator, x, y, ridge="gcv")
+    close(t(x), y, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ridge", ["gcv", "loo"])
+def test_unrelated_pairs_are_said_to_be(ridge):
+    torch.manual_seed(1)
+    x, y = normal(40, 3), normal(40, 3)
+    y = (
+        y
+        - torch.cat((torch.ones(40, 1).double(), x), 1)
+        @ torch.linalg.lstsq(torch.cat((torch.ones(40, 1).double(), x), 1), y).solution
+    )
+    y = y + 1e-3 * x
+    with pytest.warns(NumericalWarning, match="the strongest ridge.*serves best"):
+        t = fitted(AffineTranslator, x, y, ridge=ridge)
+    close(t(x), y.mean(0).expand_as(y), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("ridge", ["gcv", "loo"])
@@ -467,6 +688,15 @@ def test_an_inverse_that_does_not_exist_names_the_rank():
         fresh.inverse(y)
     fresh.load_state_dict(fitted(AffineTranslator, normal(50, 10), normal(50, 10)).state_dict())
     assert fresh.inverse(y).isfinite().all()
+
+
+@each_width
+def test_a_loaded_map_has_the_inverse_of_the_fitted_one(widths):
+    x, y = normal(50, widths[0]), normal(50, widths[1])
+    kept = fitted(LinearTranslator, x, y)
+    fresh = LinearTranslator(*widths).double()
+    fresh.load_state_dict(kept.state_dict())
+    close(fresh.inverse(y), kept.inverse(y))
 
 
 @centred_streaming
