@@ -92,7 +92,7 @@ class ClassBatchSampler(Sampler[list[int]]):
         self.num_replicas, self.rank = num_replicas, rank
         self.seed = seed
         if batches_per_epoch is not None:
-            checks.check_size("batches_per_epoch", batches_per_epoch)
+            batches_per_epoch = checks.check_size("batches_per_epoch", batches_per_epoch)
         self.batches_per_epoch = batches_per_epoch
         self._groups = torch.div(self._sizes, samples_per_class, rounding_mode="floor")
         self._batches = batches_per_epoch or _most_batches(self._groups, classes)

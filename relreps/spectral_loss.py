@@ -130,7 +130,7 @@ class SpectralGapLoss(nn.Module):
         self._options = _checked(k, graph, temperature, paper_offset, solver)
         if components is not None:
             components = checks.check_size("components", components)
-        self.k = k
+        self.k = self._options.k
         self.components = components
         self.graph: Graph = graph
         self.temperature = temperature

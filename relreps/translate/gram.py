@@ -83,7 +83,7 @@ class Gram(NamedTuple):
         return (self.vectors * inverse) @ (self.vectors.mT @ right), rank
 
 
-def check_max_rank(max_rank: int, in_features: int, out_features: int) -> None:
+def check_max_rank(max_rank: int, in_features: int, out_features: int) -> int:
     """Refuse a rank that no map between these widths has."""
     max_rank = checks.check_size("max_rank", max_rank)
     if max_rank > min(in_features, out_features):
@@ -91,6 +91,7 @@ def check_max_rank(max_rank: int, in_features: int, out_features: int) -> None:
             f"`max_rank` must be at most min(in_features, out_features) = "
             f"{min(in_features, out_features)}, got {max_rank}."
         )
+    return max_rank
 
 
 def least(scores: Callable[[Tensor], Tensor], level: Tensor) -> float:

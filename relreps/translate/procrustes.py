@@ -73,7 +73,7 @@ def procrustes(
     checks.check_rows("y", y)
     checks.check_paired(x, y)
     checks.check_choice("minimize", minimize, (False, True))
-    checks.check_size("max_iterations", max_iterations)
+    max_iterations = checks.check_size("max_iterations", max_iterations)
     dtype = torch.promote_types(x.dtype, y.dtype)
     check_values(x, y)
     if not (x.numel() and y.numel()):

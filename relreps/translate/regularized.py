@@ -120,7 +120,7 @@ class ReducedRankTranslator(AffineTranslator):
         super().__init__(
             in_features, out_features, ridge=ridge, pre=pre, post=post, rescale=rescale
         )
-        check_max_rank(max_rank, in_features, out_features)
+        max_rank = check_max_rank(max_rank, in_features, out_features)
         self.max_rank = max_rank
 
     def solution(self, problem: Problem) -> Solution:

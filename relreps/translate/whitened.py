@@ -85,7 +85,7 @@ class WhitenedTranslator(MomentTranslator):
         checks.check_number("reweight", reweight, 0, 1)
         check_ridge("ridge", ridge)
         if max_rank is not None:
-            check_max_rank(max_rank, in_features, out_features)
+            max_rank = check_max_rank(max_rank, in_features, out_features)
         self.reweight, self.max_rank, self.ridge = reweight, max_rank, ridge
         self.register_buffer("correlations", torch.zeros(min(in_features, out_features)))
 
