@@ -160,7 +160,9 @@ class ClassBatchSampler(Sampler[list[int]]):
         """Groups of each batch, drawn independently of those of other batches."""
         members = self.labels.argsort(stable=True).split(self._sizes.tolist())
         while True:
-            classes = draws.shuffled(len(members), generator)[: self.classes_per_batch].sort().values
+            classes = (
+                draws.shuffled(len(members), generator)[: self.classes_per_batch].sort().values
+            )
             yield [
                 members[c][draws.shuffled(len(members[c]), generator)[: self.samples_per_class]]
                 for c in classes.tolist()
