@@ -8,7 +8,6 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from scipy import stats
 
-
 #: Pairs below which nothing is said: with four, Wilcoxon's test cannot come below 0.125.
 FEWEST = 5
 
