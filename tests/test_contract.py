@@ -117,6 +117,7 @@ def products(x, anchors):
 CASES = {
     **named("cosine", "inner", "euclidean", "angular", "l1", "linf"),
     "callable": projection(lambda: products),
+    "euclidean-exact": projection(lambda: similarity.Euclidean(exact=True)),
     "rescaled": projection(lambda: similarity.Rescaled("euclidean")),
     "basis": projection(similarity.Basis, anchors=WIDE),
     "basis-ridge": projection(lambda: similarity.Basis(ridge=0.1), anchors=WIDE),

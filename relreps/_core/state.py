@@ -40,6 +40,8 @@ class Stateful(nn.Module):
         super().__init__()
         self._choices: dict[str, tuple[object, Sequence[object]]] = {}
         self._configuration = ""
+        if torch.is_inference_mode_enabled():
+            self.register_buffer = self._register_ordinary  # type: ignore[method-assign]
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
     def _keep_choice(self, name: str, value: object, choices: Sequence[object]) -> None:
@@ -78,8 +80,8 @@ class Stateful(nn.Module):
             _refuse(self, found)
         return super().load_state_dict(state_dict, strict, assign)
 
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """As in torch; what is made in inference mode can be written outside of it."""
+    def _register_ordinary(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """In place of `register_buffer` for what is built in inference mode."""
         super().register_buffer(name, tensor, persistent)
         self._leave_inference()
 

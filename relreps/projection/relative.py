@@ -265,6 +265,7 @@ class RelativeProjection(FittedModule, Projection):
             old = getattr(self, name, None)
             if old is None or not _same_kind(old, tensor):
                 self.register_buffer(name, tensor.detach().clone(), persistent=False)
+                self._leave_inference()
         return [(getattr(self, n), t) for n, t in zip(self._prepared, prepared, strict=True)]
 
     @torch.no_grad()

@@ -64,8 +64,8 @@ class Euclidean(Distance):
     Invariant to rotations and translations. O(NAD) time, one matrix product.
 
     Args:
-        exact: Take differences of coordinates, as l1 does: right at every distance, for 7 to 27
-            times the time of the product on a CPU.
+        exact: Take differences of coordinates, as l1 does, and in about its time: right at every
+            distance.
 
     Shape:
         - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
