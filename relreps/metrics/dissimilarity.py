@@ -13,7 +13,7 @@ from torch import Tensor
 from relreps._core import blocks, checks
 from relreps._core.linalg import as_float64, full_precision, unit_rows
 from relreps._core.pairwise import distances
-from relreps.metrics.hsic import InnerProducts, from_sums, products, similarity_noise
+from relreps.metrics.hsic import FEWEST, InnerProducts, from_sums, products, similarity_noise
 from relreps.metrics.paired import Pair, centered, paired_rows
 from relreps.moments import RowMoments, elementwise, row_moments
 
@@ -87,7 +87,7 @@ def rsa(
         return pair.result(sums.cosine(_ALL_EQUAL if pair.speaks else None))
 
 
-def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
+def distance_correlation(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     r"""Bias-corrected distance correlation: zero on average if two spaces are independent.
 
     .. math:: \frac{\langle \tilde A, \tilde B \rangle}
@@ -95,16 +95,20 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
 
     with :math:`A_{ij} = \lVert x_i - x_j \rVert`, :math:`B_{ij} = \lVert y_i - y_j \rVert`, and the
     tilde for U-centring. It is the debiased CKA with distances for similarities, on the scale of a
-    squared correlation. Differentiable. :math:`O(N^2 (D + E))` time; memory for some rows of
-    distances at a time, unless a gradient is needed.
+    squared correlation. Not debiased, the tilde is for double centring: the square of the distance
+    correlation of 2007, from 0, which grows with the widths. Differentiable.
+    :math:`O(N^2 (D + E))` time; memory for some rows of distances at a time, unless a gradient is
+    needed.
 
     Args:
         x: First encoding.
         y: Second encoding of the same items, in the same order.
+        debiased: Correct the bias; needs 4 rows.
 
     Shape:
-        - x: :math:`(N, D)`; y: :math:`(N, E)`, at least 4 rows. Output: scalar in [-1, 1]. NaN with
-          a `NumericalWarning` if all rows of a side are the same, or all distances equal.
+        - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [-1, 1]; not debiased, in [0, 1].
+          NaN with a `NumericalWarning` if all rows of a side are the same; debiased, also if all
+          distances are equal.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
@@ -112,9 +116,10 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
         tensor(1.)
 
     References:
-        Szekely and Rizzo, arXiv:1310.2926.
+        Szekely and Rizzo, arXiv:1310.2926; not debiased: Szekely, Rizzo and Bakirov,
+        arXiv:0803.4101.
     """
-    pair = paired_rows(x, y, 4, "the debiased estimator")
+    pair = paired_rows(x, y, *FEWEST[debiased])
     rule = _resolved("euclidean")
     parts, of_x, of_y = [], [], []
     with full_precision(pair.x):
@@ -125,7 +130,7 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
             of_x.append(a.sum(-1))
             of_y.append(b.sum(-1))
         sums = torch.stack(parts).sum(0).unbind()
-        hsic = from_sums(sums, torch.cat(of_x), torch.cat(of_y), pair.eps, debiased=True)
+        hsic = from_sums(sums, torch.cat(of_x), torch.cat(of_y), pair.eps, debiased)
         return pair.result(hsic.cosine(_ALL_EQUAL if pair.speaks else None))
 
 

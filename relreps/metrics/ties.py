@@ -109,7 +109,8 @@ def _jaccard_of_counts(counts: Tensor, most: int) -> Tensor:
         - _log_choose(ties_a, room_a)[..., None]
     ).exp()
     shared = torch.minimum(sure[..., None] + i + h, k[..., None])
-    return (draw_b @ draw_a * shared / (2 * k[..., None] - shared)).sum((1, 2))
+    index: Tensor = (draw_b @ draw_a * shared / (2 * k[..., None] - shared)).sum((1, 2))
+    return index
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:

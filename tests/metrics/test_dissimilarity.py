@@ -234,3 +234,13 @@ def test_equal_distances_have_no_correlation():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(*spaces())
+
+
+def test_biased_distance_correlation_is_the_one_of_double_centred_distances():
+    x, y = torch.randn(30, 3, dtype=torch.float64), torch.randn(30, 5, dtype=torch.float64)
+    y[:, 0] += x[:, 0]
+    a, b = (torch.cdist(side, side) for side in (x, y))
+    a, b = (m - m.mean(0) - m.mean(1)[:, None] + m.mean() for m in (a, b))
+    wanted = (a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()
+    torch.testing.assert_close(distance_correlation(x, y, debiased=False), wanted)
+    assert distance_correlation(x[:2], y[:2], debiased=False) == 1
