@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help examples demo study encoders migrate topology test test-scale lint types unit dist bench docs clean
+.PHONY: help examples demo study encoders migrate topology test test-scale lint types unit dist coverage fuzz mutate bench docs clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,16 @@ test-scale: $(VENV)/extra-dev $(VENV)/extra-scale  ## Run the tests that need Ra
 dist: $(VENV)/extra-dev  ## Build the distributions and look inside them
 	$(BIN)/python scripts/check_dist.py
 
+coverage: $(VENV)/extra-dev  ## Lines and branches of the package that the tests run
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage report
+
+fuzz: $(VENV)/extra-dev  ## Random inputs to every public name: ARGS="--minutes 60 --seed 0"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+
+mutate: $(VENV)/extra-dev  ## Would a test notice? 300 small mistakes, one at a time
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutate.py $(ARGS)
+
 bench: $(VENV)/extra-dev  ## Run the benchmarks on one thread
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks \
 		--benchmark-columns=median,iqr,min,rounds $(ARGS)
@@ -76,7 +86,7 @@ docs: $(VENV)/extra-docs  ## Build the documentation
 	@echo "Open docs/_build/html/index.html"
 
 clean:  ## Remove all that these targets have written, the environment included
-	rm -rf $(VENV) docs/_build outputs .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) docs/_build outputs .benchmarks .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing venv writes, so an interrupted set-up starts again.

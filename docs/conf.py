@@ -50,6 +50,29 @@ def benchmark_tables(path):
     return "\n".join(lines)
 
 
+def robustness_tables(path):
+    """What random inputs were tried on each public name, and what became of them."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    names, of = record["names"], ("tried", "refused", "warned", "nan_in", "broken")
+    total = {what: sum(count[what] for count in names.values()) for what in of}
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines = [
+        f"`{record['command']}`, with {versions}: {total['tried']:,} inputs to {len(names)} public "
+        f"names. {total['refused']:,} were refused, {total['warned']:,} answered with a warning, "
+        f"{total['nan_in']:,} held NaN, and {total['broken']:,} broke a promise.",
+        "",
+        "What may be wrong with the rows: " + ", ".join(record["rows"]) + ".",
+        "",
+        "| public name | tried | refused | with a warning | with NaN | broke a promise |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for name, count in names.items():
+        lines.append(f"| `{name}` | " + " | ".join(f"{count[what]:,}" for what in of) + " |")
+    lines += ["", "Not tried:", "", "| public name | why |", "| --- | --- |"]
+    lines += [f"| `{name}` | {why} |" for name, why in sorted(record["left_out"].items())]
+    return "\n".join(lines)
+
+
 # Tables come from the code and from recorded results, not from somebody's memory of them.
 generated = Path(__file__).parent / "_generated"
 generated.mkdir(exist_ok=True)
@@ -59,6 +82,8 @@ generated.mkdir(exist_ok=True)
 runpy.run_path(str(Path(__file__).with_name("gallery.py")))["main"](generated / "gallery")
 results = Path(__file__).parents[1] / "benchmarks" / "results" / f"{__version__}.json"
 (generated / "benchmarks.md").write_text(benchmark_tables(results), encoding="utf-8")
+robustness = Path(__file__).parents[1] / "results" / "robustness.json"
+(generated / "robustness.md").write_text(robustness_tables(robustness), encoding="utf-8")
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

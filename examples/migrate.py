@@ -30,23 +30,27 @@ np.save(folder / "old.npy", old.numpy())
 np.save(folder / "pairs.npy", new[rows].numpy())
 np.save(folder / "rows.npy", rows.numpy())
 
-# Fit, and look first at what a map keeps on pairs that it was not fitted on.
+# Look first at how well pairs that a map was not fitted on find their rows in the moved index.
 index = np.load(folder / "old.npy", mmap_mode="r")
 x = torch.from_numpy(index[np.load(folder / "rows.npy")])
 y = torch.from_numpy(np.load(folder / "pairs.npy"))
 translator = relreps.AffineTranslator(x.shape[1], y.shape[1], ridge="gcv")
-report = relreps.translation_report(translator, x, y)
+stored = (torch.from_numpy(np.array(part)) for part in np.array_split(index, 5))  # one at a time
+report = relreps.translation_report(translator, x, y, index=stored)
 print(f"{report}\n")
 if report.recall_at_10 < 0.9:
     raise SystemExit("Too little is kept: encode more pairs.")
 translator.fit(x, y)
 
-# Move the index a part at a time, and keep the map for vectors that come later.
-moved = np.lib.format.open_memmap(folder / "moved.npy", "w+", "f4", (len(index), y.shape[1]))
-for start in range(0, len(index), 1000):
-    part = torch.from_numpy(np.array(index[start : start + 1000]))
-    moved[start : start + 1000] = translator(part).numpy()
-moved.flush()
+# Move the index a part at a time, and keep the map for vectors that come later. What is written,
+# not mapped into memory, ends in an error where the disk is full.
+with (folder / "moved.npy").open("wb") as file:
+    shape = len(index), y.shape[1]
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for start in range(0, len(index), 1000):
+        part = torch.from_numpy(np.array(index[start : start + 1000]))
+        file.write(translator(part).numpy().tobytes())
 torch.save(translator.state_dict(), folder / "map.pt")
 
 # Every text, encoded again, searches the whole index for itself.

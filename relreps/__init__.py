@@ -8,7 +8,7 @@ Here is what people put inside their models. Everything else is importable from 
 from typing import NoReturn
 
 from relreps import metrics, similarity
-from relreps._core.moved import MOVED
+from relreps._core.moved import home_of as _home_of
 from relreps._core.warnings import NumericalWarning, PerformanceWarning
 from relreps.anchors import (
     ConvexAnchors,
@@ -145,6 +145,7 @@ __all__ = [
 
 def __getattr__(name: str) -> NoReturn:
     """Say where a name lives that is not here (any more)."""
-    if name in MOVED:
-        raise AttributeError(f"`relreps.{name}` is `{MOVED[name]}`: import it from there.")
+    home = _home_of(name)
+    if home is not None:
+        raise AttributeError(f"`relreps.{name}` is `{home}`: import it from there.")
     raise AttributeError(f"module 'relreps' has no attribute {name!r}")

@@ -133,7 +133,7 @@ class SGDAffineTranslator(MatrixTranslator):
         post: Post | None = None,
     ) -> None:
         super().__init__(in_features, out_features, pre, post=post)
-        checks.check_size("max_iterations", max_iterations)
+        max_iterations = checks.check_size("max_iterations", max_iterations)
         checks.check_positive("lr", lr)
         self.max_iterations, self.lr = max_iterations, lr
 

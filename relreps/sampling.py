@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from relreps._core import checks
+from relreps._core import checks, draws
 
 
 class ClassBatchSampler(Sampler[list[int]]):
@@ -29,12 +30,18 @@ class ClassBatchSampler(Sampler[list[int]]):
 
     With all classes in every batch the smallest class therefore sets the length, and with one class
     a batch every whole group is used. Members that are left over wait for another epoch's shuffle.
+    With ``batches_per_epoch`` it is as long as you say, whatever the sizes are: each batch then
+    draws its classes and their members anew, so a sample may come again in another batch of the
+    epoch, but never twice in one, where the two would be points without a distance.
 
     Each iteration is a new epoch, until `set_epoch` is called: from then on the epoch is the one
     set, as in `torch.utils.data.DistributedSampler`, so call it before every epoch. The batches of
     an epoch depend on ``seed``, epoch and labels alone. Replicas share one epoch: batch t goes to
     replica t mod ``num_replicas``, all get equally many, and up to ``num_replicas - 1`` batches are
-    left out. O(N log N + T C log C) an epoch, for N samples and C classes.
+    left out. Which replica this is, is asked whenever an epoch begins or the length is wanted, so
+    the sampler may be made before the process group. Lightning, which puts a sampler of its own
+    into loaders, is told by ``Trainer(use_distributed_sampler=False)`` to leave this one as it is.
+    O(N log N + T C log C) an epoch, for N samples and C classes.
 
     Args:
         labels: Class of each sample, integers.
@@ -43,10 +50,14 @@ class ClassBatchSampler(Sampler[list[int]]):
         num_replicas: Number of processes; by default those of the process group, or one.
         rank: Which of them this is; by default that of the process group.
         seed: Seed of the shuffles, the same on all replicas.
+        batches_per_epoch: Number of batches of an epoch, over all replicas. By default an epoch
+            draws no sample twice.
 
     Raises:
         ValueError: If a class is too small (every such class is named), there are fewer classes
             than asked for, or fewer batches than replicas.
+        RuntimeError: If it was used before the process group was made, as the one replica that
+            there was then.
 
     Example:
         >>> sampler = ClassBatchSampler([0, 1, 0, 1, 1, 1, 0, 0], 2)
@@ -63,47 +74,47 @@ class ClassBatchSampler(Sampler[list[int]]):
         num_replicas: int | None = None,
         rank: int | None = None,
         seed: int = 0,
+        batches_per_epoch: int | None = None,
     ) -> None:
-        checks.check_size("samples_per_class", samples_per_class)
-        checks.check_size("seed", seed, minimum=0)
+        samples_per_class = checks.check_size("samples_per_class", samples_per_class)
+        seed = checks.check_size("seed", seed, minimum=0)
         self.labels = _checked_labels(labels)
         self.samples_per_class = samples_per_class
         self._sizes = _class_sizes(self.labels, samples_per_class)
         classes = len(self._sizes) if classes_per_batch is None else classes_per_batch
-        checks.check_size("classes_per_batch", classes)
+        classes = checks.check_size("classes_per_batch", classes)
         if classes > len(self._sizes):
             raise ValueError(
                 f"`classes_per_batch` must be at most the number of classes, got {classes} and "
                 f"{len(self._sizes)} classes in `labels`. Lower it, or None takes all classes."
             )
         self.classes_per_batch = classes
-        self.num_replicas, self.rank = _replica(num_replicas, rank)
+        self.num_replicas, self.rank = num_replicas, rank
         self.seed = seed
+        if batches_per_epoch is not None:
+            checks.check_size("batches_per_epoch", batches_per_epoch)
+        self.batches_per_epoch = batches_per_epoch
         self._groups = torch.div(self._sizes, samples_per_class, rounding_mode="floor")
-        self._batches = _most_batches(self._groups, classes)
-        self._length = self._batches // self.num_replicas
-        if not self._length:
-            raise ValueError(
-                f"`num_replicas` must be at most the number of batches in an epoch, got "
-                f"{self.num_replicas} and {self._batches} batches. Use fewer processes, smaller "
-                "batches or more samples."
-            )
+        self._batches = batches_per_epoch or _most_batches(self._groups, classes)
+        self._used: tuple[int, int] | None = None
+        self._shares(_replica(num_replicas, rank))
         self._epoch = 0
         self._counting = True
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of every iteration from now on."""
-        checks.check_size("epoch", epoch, minimum=0)
+        epoch = checks.check_size("epoch", epoch, minimum=0)
         self._epoch = epoch
         self._counting = False
 
     def __len__(self) -> int:
-        return self._length
+        return self._shares(self._here())
 
     def __iter__(self) -> Iterator[list[int]]:
+        here = self._here()
         epoch = self._epoch
         self._epoch += self._counting
-        return self._draw(epoch)
+        return self._draw(epoch, here)
 
     def __repr__(self) -> str:
         return (
@@ -111,23 +122,62 @@ class ClassBatchSampler(Sampler[list[int]]):
             f"{self.classes_per_batch})"
         )
 
-    def _draw(self, epoch: int) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        shuffled = torch.randperm(len(self.labels), generator=generator)
+    def _here(self) -> tuple[int, int]:
+        """Number of replicas and which of them this is, the same as ever since the first use."""
+        here = _replica(self.num_replicas, self.rank)
+        self._shares(here)
+        if self._used not in (None, here):
+            raise RuntimeError(
+                "The sampler was used as replica {1} of {0} and is now, by the process group, "
+                "replica {3} of {2}: batches and lengths so far were those of another number of "
+                "processes. Use it only once the group is there, make another sampler, or give "
+                "`num_replicas` and `rank`.".format(*(self._used or here), *here)
+            )
+        self._used = here
+        return here
+
+    def _shares(self, here: tuple[int, int]) -> int:
+        """Batches of an epoch that each replica gets; none are refused."""
+        length = self._batches // here[0]
+        if not length:
+            raise ValueError(
+                f"`num_replicas` must be at most the number of batches in an epoch, got "
+                f"{here[0]} and {self._batches} batches. Use fewer processes, smaller "
+                "batches or more samples."
+            )
+        return length
+
+    def _draw(self, epoch: int, here: tuple[int, int]) -> Iterator[list[int]]:
+        # On the CPU also where another device is the default one.
+        generator = torch.Generator("cpu").manual_seed(self.seed + epoch)
+        count = self._shares(here) * here[0]
+        batches = self._without_repeats if self.batches_per_epoch is None else self._with_repeats
+        for batch, groups in enumerate(islice(batches(generator), count)):
+            if batch % here[0] == here[1]:
+                yield [i for members in groups for i in members.tolist()]
+
+    def _with_repeats(self, generator: torch.Generator) -> Iterator[list[Tensor]]:
+        """Groups of each batch, drawn independently of those of other batches."""
+        members = self.labels.argsort(stable=True).split(self._sizes.tolist())
+        while True:
+            classes = (
+                draws.shuffled(len(members), generator)[: self.classes_per_batch].sort().values
+            )
+            yield [
+                members[c][draws.shuffled(len(members[c]), generator)[: self.samples_per_class]]
+                for c in classes.tolist()
+            ]
+
+    def _without_repeats(self, generator: torch.Generator) -> Iterator[list[Tensor]]:
+        """Groups of each batch, none of which shares a member with another one."""
+        shuffled = draws.shuffled(len(self.labels), generator)
         members = shuffled[self.labels[shuffled].argsort(stable=True)].split(self._sizes.tolist())
-        taken = [0] * len(members)
-        for batch, classes in enumerate(self._plan(generator)):
-            indices: list[int] = []
-            for c in classes:
-                start = taken[c]
-                taken[c] = start + self.samples_per_class
-                if batch % self.num_replicas == self.rank:
-                    indices += members[c][start : taken[c]].tolist()
-            if indices:
-                yield indices
+        groups = [iter(m.split(self.samples_per_class)) for m in members]
+        for classes in self._plan(generator):
+            yield [next(groups[c]) for c in classes]
 
     def _plan(self, generator: torch.Generator) -> Iterator[list[int]]:
-        """Classes of each batch of the epoch, this number of batches for every replica."""
+        """Classes of each batch of the epoch."""
         # Of T batches of p classes, a class of g groups is in min(g, T) at most. These add up to at
         # least T p, and are lowered until they add up to it. Now let the numbers left be at most R,
         # with R batches left, and add up to R p: then at most p are R, and at least p are not zero.
@@ -135,14 +185,14 @@ class ClassBatchSampler(Sampler[list[int]]):
         # most R - 1 that add up to (R - 1) p. So every batch can be filled.
         left = self._groups.clamp(max=self._batches)
         # Fewer groups than a batch holds are too many: the largest classes spare them.
-        ties = torch.rand(len(left), generator=generator)
+        ties = torch.rand(len(left), generator=generator, device="cpu")
         for _ in range(int(left.sum()) - self._batches * self.classes_per_batch):
             left[(left + ties).argmax()] -= 1
         left = left.double()
-        for remaining in range(self._batches, self._batches - self._length * self.num_replicas, -1):
+        for remaining in range(self._batches, 0, -1):
             # Drawn without replacement, weighted by the groups left (Efraimidis and Spirakis). A
             # class with as many groups as there are batches left has to be in each of them.
-            draw = torch.rand(len(left), generator=generator, dtype=torch.float64)
+            draw = draws.uniform(len(left), generator)
             keys = torch.where(left == remaining, 1.0, draw.log() / left)
             classes = keys.topk(self.classes_per_batch).indices.sort().values
             left[classes] -= 1
@@ -173,7 +223,7 @@ def cyclic_annealing(step: float, total: float, cycles: int = 4, ratio: float = 
     """
     checks.check_number("step", step, 0, float("inf"))
     checks.check_positive("total", total)
-    checks.check_size("cycles", cycles)
+    cycles = checks.check_size("cycles", cycles)
     checks.check_number("ratio", ratio, 0, 1)
     if step >= total:
         return 1.0
@@ -184,7 +234,7 @@ def cyclic_annealing(step: float, total: float, cycles: int = 4, ratio: float = 
 def _checked_labels(labels: Tensor | Sequence[int]) -> Tensor:
     """Labels as a tensor of integers on the CPU, one at least."""
     try:
-        found = torch.as_tensor(labels).detach().cpu()
+        found = torch.as_tensor(labels, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"`labels` must be integers, one a sample, got {labels!r}.") from error
     if not found.numel():
@@ -227,8 +277,8 @@ def _replica(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
         num_replicas = group.get_world_size() if known else 1
     if rank is None:
         rank = group.get_rank() if known else 0
-    checks.check_size("num_replicas", num_replicas)
-    checks.check_size("rank", rank, minimum=0)
+    num_replicas = checks.check_size("num_replicas", num_replicas)
+    rank = checks.check_size("rank", rank, minimum=0)
     if rank >= num_replicas:
         raise ValueError(f"`rank` must be below `num_replicas`, got rank {rank} of {num_replicas}.")
     return num_replicas, rank

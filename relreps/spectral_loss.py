@@ -73,8 +73,9 @@ class SpectralGapLoss(nn.Module):
     batch, see `spectral_gap`. It looks at labels only to count the classes g, not at which point
     has which. The least value for n points is :math:`-n/(n-g)`: g cliques of s points each.
 
-    The ``"knn"`` graph joins i and j if either is among the k nearest of the other (ties go to the
-    lowest index). Its gradient is that of a soft graph (straight through): k times, a softmax of
+    The ``"knn"`` graph joins i and j if either is among the k nearest of the other; where several
+    tie for the last places, each is joined with the share of the places that falls to it. Its
+    gradient is that of a soft graph (straight through): k times, a softmax of
     :math:`-d_{ij}^2 / T` over j is added up and :math:`\log(1 - w_{ij})` added to its logits; both
     directions are summed. So there is a gradient, but it is not that of the value. The ``"heat"``
     graph has weights :math:`\exp(-d_{ij}^2 / T)`, no k, and the exact gradient for a number T. The
@@ -85,7 +86,8 @@ class SpectralGapLoss(nn.Module):
 
     ``"dense"`` takes all eigenvalues, O(n³) time. ``"partial"`` finds only those it needs, by
     subspace iteration on the sparse graph, on the host, O(n k g) time per step; it has no second
-    derivative, and that of ``"dense"`` is finite only where all eigenvalues differ. Both agree, to
+    derivative, and that of ``"dense"`` is finite only where the eigenvalue subtracted differs from
+    both its neighbours. Both agree, to
     1e-5 in value and 1e-4 in gradient as long as :math:`\lambda_{g+1} < \lambda_{g+2}` (else the
     gradient is not unique). ``"auto"`` is ``"partial"`` for ``"knn"`` graphs of 512 points or more
     on the CPU, outside of ``torch.compile``, otherwise ``"dense"``. Forming the graph takes
@@ -127,7 +129,7 @@ class SpectralGapLoss(nn.Module):
         super().__init__()
         self._options = _checked(k, graph, temperature, paper_offset, solver)
         if components is not None:
-            checks.check_size("components", components)
+            components = checks.check_size("components", components)
         self.k = k
         self.components = components
         self.graph: Graph = graph
@@ -175,7 +177,7 @@ class _Options(NamedTuple):
 def _checked(
     k: int, graph: str, temperature: float | str, paper_offset: bool, solver: str
 ) -> _Options:
-    checks.check_size("k", k)
+    k = checks.check_size("k", k)
     checks.check_choice("graph", graph, get_args(Graph))
     checks.check_choice("solver", solver, get_args(Solver))
     if isinstance(temperature, int | float):
@@ -194,6 +196,10 @@ def _gap(z: Tensor, components: int | Tensor, options: _Options) -> Tensor:
     count = components + options.paper_offset
     if checks.on_host(z):
         checks.check_finite("z", z.flatten(0, -2))
+        finite = None
+    else:  # it is said at the end: neighbours are chosen of what is no number, too
+        finite = z.isfinite().flatten(-2).all(-1)
+        z = torch.where(finite[..., None, None], z, 0)
     with full_precision(z):
         distances, heat = squared_distances(at_least_float32(z), options.temperature)
         if options.graph == "heat":
@@ -207,6 +213,8 @@ def _gap(z: Tensor, components: int | Tensor, options: _Options) -> Tensor:
             total = gap_of_all(laplacian, count)
         if isinstance(components, Tensor):
             total = torch.where((components > 0) & (count < n), total, math.nan)
+        if finite is not None:
+            total = torch.where(finite, total, math.nan)
     return total.to(z.dtype)
 
 
@@ -238,7 +246,7 @@ def _checked_components(components: int | Tensor, n: int, offset: bool) -> int |
         if not checks.on_host(components):
             return components
         components = int(components)
-    checks.check_size("components", components)
+    components = checks.check_size("components", components)
     if components + offset >= n:
         raise ValueError(
             f"`components` must be less than the number of points, got {components} for "

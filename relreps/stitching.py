@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core.modules import evaluating
+from relreps._core.state import Stateful
 from relreps._core.tables import ScoreTable
 
 
-class StitchedModel(nn.Module):
+class StitchedModel(Stateful):
     r"""Encoder, optional translator, decoder: :math:`x \mapsto d(t(e(x)))`.
 
     Nothing is trained. With encoders that give relative codes no translator is needed.
@@ -102,7 +103,8 @@ def stitching_matrix(
                 f"`translators` has the key {pair!r}, which names no (encoder, decoder) pair. "
                 f"Encoders: {list(encoders)}; decoders: {list(decoders)}."
             )
-    scores = torch.full((len(encoders), len(decoders)), torch.nan, dtype=torch.float64)
+    size = len(encoders), len(decoders)
+    scores = torch.full(size, torch.nan, dtype=torch.float64, device="cpu")
     with evaluating(*encoders.values(), *decoders.values(), *translators.values()):
         latents = {name: encoder(inputs) for name, encoder in encoders.items()}
         for i, (source, z) in enumerate(latents.items()):

@@ -11,11 +11,14 @@ the new model's queries search the result.
 Your own files. `--index` holds the old vectors, `--pairs` the new vectors of some of its rows:
 `.npy` files both, or Parquet files with a column of vectors and one of ids. `--pair-ids` (and
 `--index-ids`) are `.npy` files of whole numbers or strings; without `--index-ids` a row of the
-index goes by its number. A fifth of the pairs is kept out of the fit: the gate opens if enough of
-them find their own row among the ten nearest of the whole moved index. Then the map is fitted on
-all pairs, kept as `OUT.map.pt`, and applied; row i of the output belongs to row i of the index. A
-program that was killed goes on where it was when it is called again. Exit codes: 0 moved, 2 bad
-input, 3 the gate is shut.
+index goes by its number. Every pair is kept out of a fit once, a tenth of them at a time, and
+searches the whole index, moved by that fit, for its own row, by the `--metric` of the index: the
+gate opens if enough find it among the ten nearest. Where the new vectors have length one, so gets
+what is moved (`--normalize`), and the spread of the new space before (`--rescale`). With `--mixed`,
+for an index that will hold new vectors beside the moved ones, the gate also asks that neither hide
+the others. Then the map is fitted on all pairs, kept as `OUT.map.pt`, and applied; row i of the
+output belongs to row i of the index. A program that was killed goes on where it was when it is
+called again. Exit codes: 0 moved, 2 bad input or no room, 3 the gate is shut.
 
 The glosses (results/migrate_index.md): see the page "Migrate an index" of the documentation.
 """
@@ -29,54 +32,55 @@ from pathlib import Path
 import numpy as np
 import torch
 from _run import run, whole_number
-from migration.files import FileError, check_out, convert, match_rows, open_vectors, take
+from migration.files import (
+    BYTES,
+    FileError,
+    Vectors,
+    check_out,
+    convert,
+    match_rows,
+    open_vectors,
+    take,
+)
 from migration.methods import (
     DEFAULT,
     METHODS,
+    Recipe,
+    all_unit,
     identity,
     move,
-    own_rows_found,
     recipe,
     save_map,
+    tensor,
+    tensors,
 )
+from torch import Tensor
 
 import relreps
+from relreps.translate import TranslationReport
 
-HELD_OUT = 0.2
+METRICS = ("cosine", "inner", "euclidean")
+HELD_OUT = 0.1
 FEWEST_PAIRS = 20
+FAIR = (0.35, 0.65)  # of the ten nearest in an index half moved that are not, where half are
 SHUT = 3  # exit code
 
 
 def migrate(options: argparse.Namespace) -> int:
     """Gate, fit and apply on the user's own files; returns the exit code."""
     columns = options.vector_column, options.id_column
-    index = open_vectors(options.index, options.index_ids, *columns)
-    pairs = open_vectors(options.pairs, options.pair_ids, *columns)
+    index = open_vectors(options.index, options.index_ids, *columns, options.uint8)
+    pairs = open_vectors(options.pairs, options.pair_ids, *columns, options.uint8)
     check_out(options.out)
     rows = match_rows(index, pairs)
     if len(rows) < FEWEST_PAIRS:
         raise FileError(f"{options.pairs} holds {len(rows)} pairs; give {FEWEST_PAIRS} or more.")
-    x = torch.from_numpy(take(index, rows))
-    y = torch.from_numpy(take(pairs, np.arange(len(rows))))
-
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(options.seed))
-    test, fit = order.split([round(HELD_OUT * len(rows)), len(rows) - round(HELD_OUT * len(rows))])
-    widths = x.shape[1], y.shape[1]
-    trial = recipe(options.method, widths, len(fit)).make()
-    print(f"{options.method}, fitted on {len(fit)} of {len(rows)} pairs:")
-    print(relreps.translation_report(trial, x[fit], y[fit], test=(x[test], y[test])))
-    trial.fit(x[fit], y[fit])
-    found = own_rows_found(trial, index, rows[test.numpy()], y[test])
-    goes = found.at_10 >= options.threshold
-    print(
-        f"Of {len(test)} held-out pairs {found.at_1:.3f} find their own row first in the whole "
-        f"moved index, {found.at_10:.3f} among ten; wanted: {options.threshold:g}. "
-        f"{'Go.' if goes else 'No go: give more pairs, or try another --method.'}"
-    )
-    if not goes:
+    x = tensor(take(index, rows))
+    y = tensor(take(pairs, np.arange(len(rows))))
+    if not passes(options, index, x, y):
         return SHUT
 
-    made = recipe(options.method, widths, len(rows))
+    made = planned(options, x, y, len(rows))
     translator = made.make().fit(x, y)
     save_map(options.out.with_name(options.out.name + ".map.pt"), made, translator)
     begun = convert(
@@ -91,6 +95,56 @@ def migrate(options: argparse.Namespace) -> int:
     after = f", the first {begun} of them by an earlier run" if begun else ""
     print(f"Written to {options.out}: {index.shape[0]} rows{after}.")
     return 0
+
+
+def planned(options: argparse.Namespace, x: Tensor, y: Tensor, pairs: int) -> Recipe:
+    """The map from the space of ``x`` to that of ``y``, by the options."""
+    unit = all_unit(y)
+    return recipe(
+        options.method,
+        (x.shape[1], y.shape[1]),
+        pairs,
+        normalize=unit if options.normalize is None else options.normalize,
+        rescale=unit if options.rescale is None else options.rescale,
+    )
+
+
+def judge(
+    options: argparse.Namespace, x: Tensor, y: Tensor, **searched: object
+) -> TranslationReport:
+    """The report of such maps, by folds, or by one split where a map takes so many pairs only."""
+    draw = torch.Generator().manual_seed(options.seed)
+    how = {"metric": options.metric, **searched}
+    if options.method != "inverse-relative":
+        made = planned(options, x, y, len(x)).make()
+        return relreps.translation_report(made, x, y, generator=draw, **how)
+    held = round(HELD_OUT * len(x))
+    test, fit = torch.randperm(len(x), generator=draw).split([held, len(x) - held])
+    made = planned(options, x, y, len(fit)).make()
+    return relreps.translation_report(made, x[fit], y[fit], test=(x[test], y[test]), **how)
+
+
+def passes(options: argparse.Namespace, index: Vectors, x: Tensor, y: Tensor) -> bool:
+    """Whether the whole moved index is worth writing, and what speaks for that and against it."""
+    report = judge(options, x, y, index=tensors(index, options.chunk_size))
+    print(f"{options.method}, the index moved, searched by {options.metric}:\n{report}\n")
+    back = judge(options, y, x, targets=tensors(index, options.chunk_size))
+    print(f"the queries moved instead, to the index as it is: {back.queries}\n")
+    goes = report.recall_at_10 >= options.threshold
+    low, high = report.moved.interval(10)
+    print(
+        f"Own row among ten, of the whole moved index: {report.recall_at_10:.3f} ({low:.3f} to "
+        f"{high:.3f}) of {report.held_out}; wanted: {options.threshold:g}."
+    )
+    if options.mixed:
+        fair = FAIR[0] <= report.fresh_at_10 <= FAIR[1]
+        print(
+            f"In an index half moved {report.fresh_at_10:.3f} of the ten nearest are not; wanted: "
+            f"{FAIR[0]:g} to {FAIR[1]:g}."
+        )
+        goes = goes and fair
+    print("Go." if goes else "No go: give more pairs, or try another --method.")
+    return goes
 
 
 def parse_options() -> argparse.Namespace:
@@ -114,6 +168,22 @@ def parse_options() -> argparse.Namespace:
     own.add_argument("--vector-column", default="vector", help="in Parquet files")
     own.add_argument("--id-column", default="id", help="in Parquet files")
     own.add_argument("--method", choices=METHODS, default=DEFAULT, help="translator")
+    own.add_argument("--metric", choices=METRICS, default="cosine", help="of the index")
+    own.add_argument(
+        "--rescale",
+        action=argparse.BooleanOptionalAction,
+        help="restore the spread of the new space, which a ridge takes; by default if all new "
+        "vectors have length one",
+    )
+    own.add_argument("--uint8", choices=BYTES, help="what unsigned bytes in .npy files are")
+    own.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="moved rows get length one; by default if all new vectors have it",
+    )
+    own.add_argument(
+        "--mixed", action="store_true", help="new vectors will be added to the moved ones"
+    )
     count = whole_number(1, 10**9)
     own.add_argument("--chunk-size", type=count, default=8192, help="rows moved at once")
     study = parser.add_argument_group("the study")

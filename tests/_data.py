@@ -1,5 +1,7 @@
 """What the tests of several parts make and measure: spaces, streams, counters."""
 
+import sys
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -124,3 +126,32 @@ def fed(stream, *sides, sizes):
     for batch in zip(*(side.split(sizes) for side in sides), strict=True):
         stream.update(*batch)
     return stream
+
+
+class Interrupt(BaseException):
+    """What `interrupted` raises, as Ctrl-C would."""
+
+
+def interrupted(call, line):
+    """Whether a call was interrupted at this line of the package, counted from 1 as they run."""
+    passed = 0
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if "relreps" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            passed += 1
+            if passed == line:
+                raise Interrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return passed >= line

@@ -207,6 +207,46 @@ def test_contract(case, check):
     CONTRACT[check](make, torch.randn(N, D, dtype=torch.float64))
 
 
+def everything(module):
+    """All tensors of a module, what is not saved included, and whether each part is fitted."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    flags = {name: getattr(part, "_fitted", None) for name, part in module.named_modules()}
+    return {name: tensor.clone() for name, tensor in tensors.items()}, flags
+
+
+#: What is done to an entry of a state, for which the whole of it is refused.
+DAMAGE = {
+    "missing": lambda state, key: state.pop(key),
+    "none": lambda state, key: state.update({key: None}),
+    "longer": lambda state, key: state.update({key: torch.zeros(*state[key].shape, 2)}),
+    "complex": lambda state, key: state.update({key: state[key].to(torch.complex64)}),
+    "meta": lambda state, key: state.update({key: state[key].to("meta")}),
+    "unexpected": lambda state, key: state.update({f"{key}_of_another": torch.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_a_refused_state_changes_nothing(case, fitted):
+    """Not one entry is taken over, whichever is wrong, nor does the module count as fitted."""
+    module, other = CASES[case](fitted), CASES[case]()
+    for tensor in other.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(1)
+    state, before = other.state_dict(), everything(module)
+    # Without these torch, or this package, takes a state as one that was saved before they were.
+    may_lack = ("configuration", "fingerprint", "num_batches_tracked")
+    for damage, spoil in DAMAGE.items():
+        for key in [key for key in state if not key.endswith(may_lack)]:
+            wrong = dict(state)
+            spoil(wrong, key)
+            with pytest.raises(RuntimeError, match="Error"):
+                module.load_state_dict(wrong)
+            tensors, flags = everything(module)
+            assert flags == before[1], (damage, key)
+            assert all(torch.equal(tensors[name], tensor) for name, tensor in before[0].items())
+
+
 def public_modules():
     """Every module class that a public package of relreps offers, adapters of others aside."""
     names = [info.name for info in pkgutil.walk_packages(relreps.__path__, "relreps.")]
@@ -335,6 +375,12 @@ class DislikesAutocast(Careful):
         return super().forward(x) + torch.is_autocast_enabled("cpu")
 
 
+class WritesInPlace(Careful):
+    def forward(self, x):
+        out = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+        return out.add_(super().forward(x))
+
+
 class Anonymous(Careful):
     def __repr__(self):
         return ""
@@ -357,11 +403,12 @@ BROKEN = {
     "copies": (HoldsAFunction, "pickle"),
     "moves": (WearsOut, "not close"),
     "autocast": (DislikesAutocast, "not close"),
+    "transforms": (WritesInPlace, "output with shape"),
     "repr": (Anonymous, ""),
 }
 
 #: What a module that breaks the one promise cannot keep.
-ALSO = {"fresh_instance_loads": ("loads_onto_meta", "safetensors")}
+ALSO = {"leading_axes": ("transforms",), "fresh_instance_loads": ("loads_onto_meta", "safetensors")}
 
 
 @pytest.mark.parametrize("check", CONTRACT)

@@ -1,6 +1,7 @@
 """What an import costs and offers, which way it points, and what is said of what is missing."""
 
 import importlib
+import os
 import pkgutil
 import runpy
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import relreps
-from relreps._core.moved import MOVED
+from relreps._core.moved import RENAMED, home_of
 from relreps._core.optional import require
 
 HEAVY = ("scipy", "ot", "sklearn", "matplotlib", "torchmetrics")
@@ -154,15 +155,68 @@ def test_the_top_holds_what_people_put_inside_their_models():
     assert 50 <= len(relreps.__all__) <= 64
 
 
-@pytest.mark.parametrize("name", MOVED)
-def test_a_name_that_is_not_at_the_top_says_where_it_lives(name):
-    module, _, own = MOVED[name].rpartition(".")
-    assert name not in relreps.__all__
-    assert hasattr(importlib.import_module(module), own)
-    with pytest.raises(AttributeError, match=f"`relreps.{name}` is `{MOVED[name]}`"):
-        getattr(relreps, name)
+def below_the_top():
+    """Every public name of a package that is not at the top too."""
+    packages = [m for m in declaring()[1:] if m.__name__.count(".") == 1]
+    names = {name for m in packages for name in m.__all__} | {"spectral_gap", "cyclic_annealing"}
+    return sorted(name for name in names if not hasattr(relreps, name))
+
+
+def test_every_name_that_is_not_at_the_top_says_where_it_lives():
+    assert len(below_the_top()) > 80
+    for name in (*below_the_top(), *RENAMED):
+        home = home_of(name)
+        module, _, own = home.rpartition(".")
+        assert hasattr(importlib.import_module(module), own)
+        assert own == name or name in RENAMED
+        with pytest.raises(AttributeError, match=rf"^`relreps\.{name}` is `{home}`: import it"):
+            getattr(relreps, name)
 
 
 def test_a_name_that_is_nowhere_is_no_attribute():
     with pytest.raises(AttributeError, match="module 'relreps' has no attribute 'nothing'"):
         _ = relreps.nothing
+
+
+FAKES = ("jax", "cupy", "tensorflow")
+FOUND_BY_POT = """
+import os, sys
+import torch
+from relreps.correspondence import transport
+{before}
+transport.sinkhorn(torch.rand(4, 4), 0.1, 10)
+print(*[name for name in {fakes} if name in sys.modules], "|", *sorted(
+    name for name in os.environ if name.startswith("POT_BACKEND")
+))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted"),
+    [
+        ("", "|"),
+        ("os.environ['POT_BACKEND_DISABLE_CUPY'] = ''", "cupy | POT_BACKEND_DISABLE_CUPY"),
+    ],
+)
+def test_pot_starts_no_library_that_nobody_asked_for(tmp_path, before, wanted):
+    """With others installed; who has set a switch of POT keeps it."""
+    for name in FAKES:
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} was started')\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Seen:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name in {FAKES}: sys.modules[name + '_seen'] = sys\n"
+        "sys.meta_path.insert(0, Seen())\n"
+    )
+    fakes = tuple(f"{name}_seen" for name in FAKES)
+    paths = (str(tmp_path), str(Path(relreps.__file__).parents[1]), os.environ.get("PYTHONPATH"))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("POT_BACKEND")}
+    done = subprocess.run(
+        [sys.executable, "-c", FOUND_BY_POT.format(before=before, fakes=fakes)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+    assert done.stdout.replace("_seen", "").strip() == wanted

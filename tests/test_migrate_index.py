@@ -1,8 +1,10 @@
 """The migration of an index on files: what is written is whole and right, or is not there."""
 
+import errno
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,7 +69,15 @@ def test_the_command_moves_every_row(data, tmp_path, run):
     done = run(*OWN_FILES, "--out", "moved.npy", "--chunk-size", "64")
     assert done.returncode == 0, done.stderr
     assert "Go." in done.stdout
-    assert "of the neighbours are retained" in done.stdout
+    # The report and the gate say the same of the same rows.
+    assert (
+        "moved rows are searched: own row first 1.000 (0.963 to 1.000, chance 0.001)" in done.stdout
+    )
+    assert "of 100 in 1000 rows" in done.stdout
+    assert (
+        "Own row among ten, of the whole moved index: 1.000 (0.963 to 1.000) of 100" in done.stdout
+    )
+    assert "the queries moved instead, to the index as it is: own row first" in done.stdout
     np.testing.assert_allclose(np.load(tmp_path / "moved.npy"), new, atol=1e-2)
     assert sorted(path.name for path in tmp_path.glob("moved*")) == [
         "moved.npy",
@@ -281,6 +291,47 @@ def test_pairs_that_determine_no_map_are_refused_in_one_line(data, tmp_path, run
     assert not list(tmp_path.glob("moved*"))
 
 
+def test_a_full_disk_is_named_before_anything_is_written(data, tmp_path, run, monkeypatch):
+    """A mapped file of which no room was kept ends the program by a signal instead."""
+
+    def full(file, start, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    done = run(*OWN_FILES, "--out", "moved.npy")
+    assert done.returncode == 2
+    assert "moved.npy.part cannot be written: it takes 24000 bytes" in done.stderr
+    assert "No space left" in done.stderr
+    assert [path.name for path in tmp_path.glob("moved*")] == ["moved.npy.map.pt"]
+
+
+def test_all_of_a_file_is_on_the_disk_before_it_is_filled(data, tmp_path):
+    target = files.allocated(tmp_path / "part.npy", False, np.float32, (5000, 64))
+    assert target.shape == (5000, 64)
+    assert (tmp_path / "part.npy").stat().st_blocks * 512 >= target.nbytes
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_where_room_cannot_be_kept_it_is_looked_for(data, tmp_path, monkeypatch, room):
+    def cannot(file, start, size):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    free = shutil.disk_usage(tmp_path)._replace(free=10**12 if room else 100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    if room:
+        assert finish(tmp_path) == 0
+    else:
+        with pytest.raises(FileError, match="100 are free"):
+            finish(tmp_path)
+
+
+def test_a_map_that_cannot_be_saved_is_named(data, tmp_path, monkeypatch):
+    made = methods.recipe("ridge-gcv", (OLD, NEW), 100)
+    with pytest.raises(FileError, match="cannot be written"):
+        methods.save_map(tmp_path / "no" / "map.pt", made, made.make())
+
+
 def test_a_folder_that_cannot_be_written_to(data, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(FileError, match="cannot be written to"):
@@ -301,6 +352,33 @@ def test_floating_point_numbers_of_any_layout(data, tmp_path, run, kind, order):
     moved = np.load(tmp_path / "moved.npy")
     assert moved.dtype == np.float32
     np.testing.assert_allclose(moved, new, atol=2e-2)
+
+
+@pytest.mark.parametrize("kind", ["int8", "numbers", "bits"])
+def test_stored_bytes_are_read_by_name(data, tmp_path, run, kind):
+    old, new, _ = data
+    if kind == "bits":
+        stored, read = np.packbits(old > 0, axis=1), np.where(old > 0, 1, -1)
+    else:
+        low = {"int8": -127, "numbers": 0}[kind]
+        read = np.round((old - old.min()) / np.ptp(old) * 250 + low).clip(low, low + 254)
+        stored = read.astype(np.int8 if kind == "int8" else np.uint8)
+    np.save(tmp_path / "old.npy", stored)
+    unsigned = None if kind == "int8" else kind
+    index = open_vectors(tmp_path / "old.npy", unsigned=unsigned)
+    assert (index.shape, index.dtype) == ((ROWS, OLD), np.float32)
+    np.testing.assert_array_equal(np.concatenate(list(index.chunks(0, 300))), read)
+    named = () if unsigned is None else ("--uint8", unsigned)
+    done = run(*OWN_FILES, "--out", "moved.npy", "--threshold", "0", *named)
+    assert done.returncode == 0, done.stderr
+    moved = np.load(tmp_path / "moved.npy")
+    assert moved.dtype == np.float32
+    if kind != "bits":
+        np.testing.assert_allclose(moved, new, atol=0.15)
+    if unsigned:
+        done = run(*OWN_FILES, "--out", "other.npy")
+        assert done.returncode == 2
+        assert "holds uint8: numbers, or eight bits each?" in done.stderr
 
 
 def test_damaged_and_foreign_files_are_refused(data, tmp_path):
@@ -428,18 +506,71 @@ def test_parquet_in_chunks(data, tmp_path, run):
 # ---------------------------------------------------------------------------------------- the gate
 
 
-def test_ranks_over_the_whole_index_are_those_of_a_search(data, tmp_path):
+@pytest.mark.parametrize("metric", ["cosine", "inner", "euclidean"])
+def test_ranks_over_the_whole_index_are_those_of_a_search(data, tmp_path, metric):
     old, new, rows = data
     noisy = torch.from_numpy(new + np.random.default_rng(2).normal(size=new.shape)).float()
     translator = relreps.ProcrustesTranslator(OLD, NEW).fit(torch.from_numpy(old), noisy)
     index = NpyVectors(tmp_path / "old.npy")
-    found = methods.own_rows_found(translator, index, rows, noisy[rows], 64)
-    keys = torch.nn.functional.normalize(translator(torch.from_numpy(old)), dim=1)
-    queries = torch.nn.functional.normalize(noisy[rows], dim=1)
-    ranks = (queries @ keys.T).argsort(1, descending=True).argsort(1)[range(100), rows]
+    found = methods.own_rows_found(translator, index, rows, noisy[rows], metric, 64)
+    keys, queries = translator(torch.from_numpy(old)).double(), noisy[rows].double()
+    if metric == "cosine":
+        keys, queries = (torch.nn.functional.normalize(side, dim=1) for side in (keys, queries))
+    scores = -torch.cdist(queries, keys) if metric == "euclidean" else queries @ keys.T
+    ranks = scores.argsort(1, descending=True).argsort(1)[range(100), rows]
     assert found.at_1 == pytest.approx((ranks < 1).double().mean().item())
     assert found.at_10 == pytest.approx((ranks < 10).double().mean().item())
     assert 0 < found.at_1 < found.at_10 < 1
+
+
+def test_the_gate_judges_what_is_written_by_the_metric_of_the_index(data, tmp_path, run):
+    """Of rows that a ridge has shortened, more are found by cosine than by inner product."""
+    _, new, rows = data
+    noise = np.random.default_rng(3).normal(size=new.shape)
+    unit = new - 2 + 0.5 * noise
+    unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
+    np.save(tmp_path / "new.npy", unit[rows])
+    found = {}
+    for metric in ("cosine", "inner", "euclidean"):
+        for normalize in ("--normalize", "--no-normalize"):
+            out = f"{metric}{normalize}.npy"
+            options = ("--metric", metric, normalize, "--threshold", "0", "--no-rescale")
+            done = run(*OWN_FILES, "--out", out, *options)
+            assert done.returncode == 0, done.stderr
+            moved = torch.from_numpy(np.load(tmp_path / out))
+            lengths = moved.norm(dim=1)
+            assert bool((lengths - 1).abs().max() < 1e-5) is (normalize == "--normalize")
+            assert ("the target's rows have length 1" in done.stdout) is bool(lengths.mean() < 0.99)
+            told = done.stdout.partition("of the whole moved index: ")[2].split()[0]
+            found[metric, normalize] = float(told)
+            queries = torch.from_numpy(unit[rows])
+            if metric == "cosine":
+                moved = torch.nn.functional.normalize(moved, dim=1)
+            scores = -torch.cdist(queries, moved) if metric == "euclidean" else queries @ moved.T
+            ahead = (scores > scores.gather(1, torch.from_numpy(rows)[:, None])).sum(1)
+            assert float(told) == pytest.approx((ahead < 10).double().mean().item(), abs=0.08)
+    assert len({found[metric, "--normalize"] for metric in ("cosine", "inner", "euclidean")}) == 1
+    assert found["inner", "--no-normalize"] < found["cosine", "--no-normalize"] - 0.05
+
+
+def test_an_index_of_moved_and_new_vectors_has_a_gate_of_its_own(data, tmp_path, run):
+    _, new, rows = data
+    noisy = new + 3 * np.random.default_rng(3).normal(size=new.shape).astype(np.float32)
+    np.save(tmp_path / "new.npy", noisy[rows])
+    options = (*OWN_FILES, "--threshold", "0", "--no-rescale", "--metric", "inner")
+    assert run(*options, "--out", "plain.npy").returncode == 0
+    done = run(*options, "--out", "moved.npy", "--mixed")
+    assert done.returncode == 3, done.stdout
+    assert "of the ten nearest are not; wanted: 0.35 to 0.65" in done.stdout
+    assert not list(tmp_path.glob("moved*"))
+
+
+def test_a_method_that_cannot_normalise_says_so(data, tmp_path, run):
+    arguments = ("--out", "moved.npy", "--method", "inverse-relative")
+    done = run(*OWN_FILES, *arguments, "--normalize")
+    assert done.returncode == 2
+    assert "does not give rows of length one" in done.stderr
+    assert run(*OWN_FILES, *arguments, "--threshold", "0").returncode == 0
 
 
 def test_one_identity_for_each_map(data):

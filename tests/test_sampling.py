@@ -1,10 +1,12 @@
 """Batches by class and the annealing schedule."""
 
 import itertools
+import os
 from collections import Counter
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
@@ -116,12 +118,57 @@ def test_replicas_share_an_epoch(replicas):
         assert together == epoch(whole)[: len(together)]
 
 
-def test_the_process_group_is_the_default(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    sampler = ClassBatchSampler(LABELS, 2, 1)
-    assert (sampler.num_replicas, sampler.rank, len(sampler)) == (2, 1, 3)
+def in_two_processes(rank, path):
+    """The group is made after one sampler and before another; both know of it."""
+    torch.set_num_threads(1)
+    before, used = ClassBatchSampler(LABELS, 2, 1), ClassBatchSampler(LABELS, 2, 1)
+    assert len(used) == 7
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    whole = epoch(ClassBatchSampler(LABELS, 2, 1, num_replicas=1, rank=0))
+    for sampler in (before, ClassBatchSampler(LABELS, 2, 1)):
+        assert len(sampler) == 3
+        mine = epoch(sampler)
+        assert mine == whole[rank:6:2]
+        both = [None, None]
+        dist.all_gather_object(both, mine)
+        drawn = [i for part in both for batch in part for i in batch]
+        assert len(set(drawn)) == len(drawn) == 12
+    for use in (len, iter):
+        with pytest.raises(RuntimeError, match=f"as replica 0 of 1 and is now, .* {rank} of 2"):
+            use(used)
+    with pytest.raises(ValueError, match=r"`num_replicas` .* got 2 and 1 batches"):
+        ClassBatchSampler(LABELS, 4)
+    dist.barrier()  # neither leaves while the other still receives
+    os._exit(0)  # what has passed is not undone by gloo's threads, which may abort at a normal exit
+
+
+def test_the_process_group_is_asked_when_batches_are(tmp_path):
+    torch.multiprocessing.spawn(in_two_processes, (tmp_path / "store",), nprocs=2)
+
+
+def test_an_epoch_as_long_as_wanted():
+    """Of small classes, too: groups are drawn anew, and none holds a sample twice."""
+    sampler = ClassBatchSampler(LABELS, 5, 2, batches_per_epoch=30)
+    assert len(ClassBatchSampler(LABELS, 5)) == 1
+    batches = epoch(sampler)
+    assert len(batches) == len(sampler) == 30
+    assert all(is_valid([batch], LABELS, 5, 2) for batch in batches)
+    assert {i for batch in batches for i in batch} == set(range(16))
+    assert len({LABELS[batch[0]].item() for batch in batches}) == 2
+    assert len({tuple(sorted(batch)) for batch in batches}) > 3
+    assert epoch(sampler) != batches
+    sampler.set_epoch(0)
+    assert epoch(sampler) == batches
+    options = {"batches_per_epoch": 30, "num_replicas": 4}
+    parts = [epoch(ClassBatchSampler(LABELS, 5, 2, rank=r, **options)) for r in range(4)]
+    assert [batch for step in zip(*parts, strict=True) for batch in step] == batches[:28]
+
+
+@pytest.mark.parametrize("options", [{}, {"batches_per_epoch": 3}])
+def test_another_default_device_does_not_matter(options):
+    wanted = epoch(ClassBatchSampler(LABELS, 2, **options))
+    with torch.device("meta"):
+        assert epoch(ClassBatchSampler(LABELS.tolist(), 2, **options)) == wanted
 
 
 def test_global_randomness_is_neither_used_nor_moved():
@@ -163,6 +210,7 @@ def test_repr_and_length_draw_nothing():
         ((["cat", "dog"], 1), {}, TypeError, "`labels` must be integers, .* 'dog'"),
         ((None, 1), {}, TypeError, "`labels` must be integers, .* got None"),
         ((LABELS, 2), {"seed": -1}, ValueError, "`seed`"),
+        ((LABELS, 2), {"batches_per_epoch": 0}, ValueError, "`batches_per_epoch`"),
         ((LABELS, 2), {"num_replicas": 2, "rank": 2}, ValueError, "`rank` must be below"),
         ((LABELS, 2), {"num_replicas": 3, "rank": 0}, ValueError, "`num_replicas` .* 2 batches"),
     ],

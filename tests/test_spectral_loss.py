@@ -191,6 +191,45 @@ def test_the_gradient_of_the_heat_graph(solver):
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
+def test_a_gradient_penalty(graph):
+    z, labels = blobs(classes=3, size=6, distance=9.0)  # in three parts: as many zeros
+    loss = SpectralGapLoss(k=3, graph=graph, solver="dense")
+    z.requires_grad_()
+    (slope,) = torch.autograd.grad(loss(z, labels), z, create_graph=True)
+    (second,) = torch.autograd.grad(slope.square().sum(), z)
+    assert second.isfinite().all()
+    assert second.any()
+    by_func = torch.func.grad(lambda z: torch.func.grad(loss)(z, labels).square().sum())
+    close(by_func(z.detach()), second)
+
+
+def test_the_second_derivative_of_the_heat_graph():
+    z = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(
+        lambda z: spectral_gap(z, 2, graph="heat", temperature=1.5, k=3), z
+    )
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_ties_do_not_depend_on_the_order_of_the_points(graph):
+    z = torch.randint(0, 2, (40, 5), generator=torch.Generator().manual_seed(0)).double()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    loss = SpectralGapLoss(k=5, components=3, graph=graph)
+    close(loss(z[order]), loss(z))
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_nan_where_it_cannot_be_seen_is_nan(graph):
+    z = torch.randn(2, 12, 3)
+    z[1, 4, 2] = torch.nan
+    torch._dynamo.reset()
+    loss = torch.compile(
+        SpectralGapLoss(k=3, components=2, graph=graph), fullgraph=True, backend="eager"
+    )
+    assert loss(z).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_duplicates_outliers_and_lattices_have_finite_gradients(graph, dtype):
     lattice = torch.cartesian_prod(torch.arange(4), torch.arange(4)).to(dtype)

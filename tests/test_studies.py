@@ -9,7 +9,7 @@ import pytest
 
 STUDIES = Path(__file__).parents[1] / "studies"
 # The studies are in the repository alone, not in what is released.
-_run = pytest.importorskip("_run")
+_run, _paired = pytest.importorskip("_run"), pytest.importorskip("_paired")
 NAMES = sorted(path.stem for path in STUDIES.glob("[!_]*.py"))
 
 
@@ -68,6 +68,17 @@ def test_a_score_is_its_mean_and_deviation():
     score = _run.Score([1.0, 2.0, 3.0])
     assert (f"{score:.1f}", f"{score}") == ("2.0 ± 1.0", "2.000 ± 1.000")
     assert f"{_run.Score([0.5]):.2f}" == "0.50"
+
+
+def test_of_few_pairs_nothing_is_said():
+    """Not even where they differ all in one way."""
+    few = _paired.compare([93.0, 95.0, 94.0, 96.0], [91.0, 92.0, 92.5, 93.0])
+    assert few.low > 0
+    assert few.verdict() == "nothing that 4 runs could tell from chance"
+    assert [str(few), *few.cells] == [""] * 4
+    five = _paired.compare([93.0, 95.0, 94.0, 96.0, 95.0], [91.0, 92.0, 92.5, 93.0, 93.0])
+    assert five.verdict().startswith("a gain of 2.30 points")
+    assert str(five) == five.cells[0] == f"{five.mean:+.2f} [{five.low:+.2f}, {five.high:+.2f}]"
 
 
 def test_a_table_is_markdown():

@@ -17,6 +17,8 @@ _MOST, _LEAST = 2048, 256
 #: Entries of a table that many operations read: what a core's own cache holds, and what keeps a
 #: device busy.
 _CACHE_CPU, _CACHE_DEVICE = 1 << 15, 1 << 24
+#: Entries of a table that a few operations pass over in turn, in a cache that holds more.
+_PASSES_CPU = 1 << 18
 
 
 def rows_at_once(width: int, dtype: torch.dtype, device: torch.device | None = None) -> int:
@@ -40,6 +42,11 @@ def rows_in_cache(columns: int, device: torch.device) -> int:
     """
     entries = _CACHE_DEVICE if _elsewhere(device) else _CACHE_CPU
     return max(_LEAST, entries // max(columns, 1))
+
+
+def rows_in_passes(columns: int, device: torch.device) -> int:
+    """Rows of a table ``(rows, columns)`` that exists and is changed in place several times."""
+    return max(1, (_CACHE_DEVICE if _elsewhere(device) else _PASSES_CPU) // max(columns, 1))
 
 
 def _elsewhere(device: torch.device | None) -> bool:

@@ -8,20 +8,64 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
+#: Types in which numbers are computed, or that are brought to one in which they are.
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 def check_floating(name: str, x: Tensor) -> None:
-    """Refuse what is not a real floating-point tensor."""
+    """Refuse what is not a dense, real floating-point tensor."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(x).__name__}.")
-    if not x.is_floating_point():
+        raise not_a_tensor(name, x)
+    if x.dtype not in _FLOATS:
         raise TypeError(
-            f"`{name}` must be a floating-point tensor, got {x.dtype}. Convert it with `.float()`."
+            f"`{name}` must be a floating-point tensor, got {x.dtype}. {_numbers_of(name, x)}"
         )
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"`{name}` must be a dense tensor, got one of layout {x.layout}. Convert it with "
+            "`.to_dense()`."
+        )
+
+
+def not_a_tensor(name: str, value: object, wanted: str = "a torch.Tensor") -> TypeError:
+    """The error for what is no tensor, with what makes one of it."""
+    if hasattr(value, "to_numpy"):  # of pandas and Polars
+        cure = f"Convert it with `torch.from_numpy({name}.to_numpy())`."
+    elif type(value).__module__.partition(".")[0] == "numpy":
+        cure = f"Convert it with `torch.from_numpy({name})`."
+    elif hasattr(value, "__dlpack__"):
+        cure = f"Convert it with `torch.from_dlpack({name})`."
+    elif isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        cure = f"Join its parts with `torch.stack` or `torch.cat`, or take one, as `{name}[0]`."
+    elif isinstance(value, list | tuple):
+        cure = f"Convert it with `torch.tensor({name})`."
+    elif hasattr(value, "last_hidden_state"):
+        cure = f"Take a tensor out of it, such as `{name}.last_hidden_state[:, 0]`."
+    else:
+        cure = "Give one row per sample."
+    return TypeError(f"`{name}` must be {wanted}, got {type(value).__name__}. {cure}")
+
+
+def _numbers_of(name: str, x: Tensor) -> str:
+    """What makes floating-point numbers of a tensor of another type."""
+    if x.is_complex():
+        return f"Its parts are real features: `torch.view_as_real({name}).flatten(-2)`."
+    if x.is_quantized:
+        return "Convert it with `.dequantize()`."
+    if x.is_floating_point() or x.dtype == torch.bool:
+        return "Convert it with `.float()`."
+    return (
+        f"Indices select vectors before, as `vectors[{name}]`; whole numbers that are features "
+        "convert with `.float()`."
+    )
 
 
 def check_features(name: str, x: Tensor, features: int) -> None:
@@ -49,7 +93,12 @@ def check_rows(name: str, x: Tensor, features: int | None = None, minimum: int =
 
 def check_finite(name: str, x: Tensor) -> None:
     """Refuse NaN and infinity, and say which row is the first bad one. Synchronises."""
-    if x.is_meta or not x.numel() or bool(torch.stack(x.aminmax()).isfinite().all()):
+    if x.is_meta or not x.numel():
+        return
+    if not readable(x):
+        raise _hidden(name)
+    low, high = x.aminmax()
+    if bool(low.isfinite() & high.isfinite()):
         return
     bad = (~x.isfinite()).reshape(x.shape[0], -1).any(-1).nonzero().flatten()
     raise ValueError(
@@ -58,8 +107,29 @@ def check_finite(name: str, x: Tensor) -> None:
     )
 
 
+def check_readable(name: str, x: Tensor) -> None:
+    """Refuse what has no values that a choice could depend on."""
+    if x.is_meta:
+        raise ValueError(f"`{name}` must have values to be looked at, got a tensor on `meta`.")
+    if not readable(x):
+        raise _hidden(name)
+
+
+def _hidden(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"`{name}` must have values to be looked at, which `torch.vmap` hides. Loop over its first "
+        "axis instead."
+    )
+
+
 def check_anchors(anchors: Tensor, num_anchors: int, features: int) -> None:
     """Refuse what is not ``(num_anchors, features)``."""
+    shape = tuple(getattr(anchors, "shape", ()))
+    if shape == (features, num_anchors) and num_anchors != features:
+        raise ValueError(
+            f"`anchors` must have shape ({num_anchors}, {features}), one row for each anchor, got "
+            f"{shape}: the transpose, or sizes in the other order."
+        )
     check_rows("anchors", anchors, features)
     if anchors.shape[0] != num_anchors:
         raise ValueError(
@@ -75,19 +145,46 @@ def check_paired(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")) -> N
             f"`{names[0]}` and `{names[1]}` must be paired row by row, got {x.shape[0]} and "
             f"{y.shape[0]} rows. Select the same samples, in the same order, on both sides."
         )
+    if x.device != y.device:
+        raise _apart(x, y, names)
 
 
-def check_size(name: str, value: int, minimum: int = 1) -> None:
-    """Refuse what is not an integer of at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_device(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")) -> None:
+    """Refuse two tensors on different devices."""
+    if x.device != y.device:
+        raise _apart(x, y, names)
+
+
+def _apart(x: Tensor, y: Tensor, names: tuple[str, str]) -> ValueError:
+    return ValueError(
+        f"`{names[0]}` and `{names[1]}` must be on one device, got {x.device} and {y.device}. "
+        "Move one by `.to`."
+    )
+
+
+def check_size(name: str, value: int, minimum: int = 1) -> int:
+    """The integer; refuse what is none, such as a bool, or is less than ``minimum``."""
+    size = value if isinstance(value, int) else _whole(value)
+    if size is None or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an int, got {type(value).__name__} ({value!r}).")
-    if value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+    if size < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {size}.")
+    return size
+
+
+def _whole(value: Any) -> int | None:
+    """An integer of another type, such as NumPy's, or None if it is no integer."""
+    if isinstance(value, Tensor) or str(getattr(value, "dtype", "")) == "bool":
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def check_number(name: str, value: float, low: float, high: float) -> None:
     """Refuse what is not a real number in ``[low, high]``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__} ({value!r}).")
     if not low <= value <= high:
         raise ValueError(f"`{name}` must be in [{low}, {high}], got {value}.")
@@ -107,14 +204,15 @@ def check_nonnegative(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be finite, got inf.")
 
 
-def check_k(k: int, size: int, what: str = "rows") -> None:
-    """Refuse a number of neighbours outside ``1..size``."""
-    check_size("k", k)
+def check_k(k: int, size: int, what: str = "rows") -> int:
+    """The number of neighbours; refuse one outside ``1..size``."""
+    k = check_size("k", k)
     if k > size:
         raise ValueError(
             f"`k` must be at most the number of {what} to choose from, got k={k} and {size} "
             f"{what}. Lower `k` or give more {what}."
         )
+    return k
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
@@ -141,7 +239,7 @@ def check_generator(generator: torch.Generator | None) -> None:
 def check_labels(labels: Tensor, rows: int) -> None:
     """Refuse labels that are not one integer a row."""
     if not isinstance(labels, Tensor):
-        raise TypeError(f"`labels` must be an integer tensor, got {type(labels).__name__}.")
+        raise not_a_tensor("labels", labels, "an integer tensor")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
             f"`labels` must be an integer tensor, got {labels.dtype}. Convert it with `.long()`."
@@ -171,11 +269,40 @@ def eager() -> bool:
     return not torch.compiler.is_compiling()
 
 
-def concrete(x: Tensor) -> bool:
-    """Whether ``x`` holds values: outside of tracing, `torch.func.grad`, `torch.vmap` and so on."""
+def recording() -> bool:
+    """Whether a program is recorded, to be run elsewhere: by `torch.export`, or a trace."""
+    exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # from torch 2.7
+    return traced() or bool(exporting())
+
+
+def traced() -> bool:
+    """Whether `torch.jit.trace` runs, or an exporter that goes by it."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def concrete(*tensors: Tensor) -> bool:
+    """Whether all hold values: outside of tracing, `torch.func.grad`, `torch.vmap` and so on."""
     if torch.compiler.is_compiling():
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return not any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Whether the values of all may be looked at: outside of tracing and `torch.vmap`."""
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch
+    for x in tensors:
+        while functorch.is_functorch_wrapped_tensor(x):
+            if functorch.is_batchedtensor(x):
+                return False
+            x = functorch.get_unwrapped(x)
+    return True
+
+
+def plain() -> bool:
+    """Outside of tracing and of every transform of `torch.func`, whatever tensors they act on."""
+    return eager() and torch._C._functorch.peek_interpreter_stack() is None
 
 
 def on_host(x: Tensor) -> bool:

@@ -31,7 +31,7 @@ def check_agreement(
     """
     device = _device(group)
     told = b"" if signature is None else signature.encode()
-    message = torch.zeros(_DIGEST + _TEXT, dtype=torch.uint8)
+    message = torch.zeros(_DIGEST + _TEXT, dtype=torch.uint8, device="cpu")
     if signature is not None:
         content = hashlib.sha256(told).digest()[:_DIGEST] + told[:_TEXT]
         message[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)

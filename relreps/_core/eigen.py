@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relreps._core import checks
+
 #: Matrices of at least so many rows go by the partial solver where that may be chosen.
 _PARTIAL_SIZE = 512
 #: Directions carried along beyond those wanted, and the degree of a filter.
@@ -21,6 +23,9 @@ def gap_of_all(m: Tensor, count: int | Tensor) -> Tensor:
     Shape:
         - m: :math:`(*, n, n)`, symmetric. Output: :math:`(*)`.
     """
+    if checks.eager() and (m.requires_grad or not checks.plain()):
+        found: Tensor = _GapOfAll.apply(m, count)[0]  # type: ignore[no-untyped-call]
+        return found
     total: Tensor = (torch.linalg.eigvalsh(m) * _signs(m.shape[-1], count, m)).sum(-1)
     return total
 
@@ -37,6 +42,63 @@ def gap_of_smallest(m: Tensor, count: int) -> Tensor:
 def smallest_pays(n: int, count: int) -> bool:
     """Whether finding only what is wanted is faster on a sparse matrix."""
     return n >= _PARTIAL_SIZE and 4 * (count + 1 + _SPARE) <= n
+
+
+class _GapOfAll(torch.autograd.Function):
+    """The sum of s_i times eigenvalue i, with s from `_signs`, and its slope V diag(s) V^T.
+
+    Torch's own second derivative is infinite where any two eigenvalues are equal, as all zeros of a
+    graph in several parts are. That of the sum is finite where s does not differ between them.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(m: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(m)
+        signs = _signs(m.shape[-1], count, m)
+        return (values * signs).sum(-1), (vectors * signs) @ vectors.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        m, ctx.count = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(m, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        m, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            slope = _SlopeOfGap.apply(m, ctx.count)[0]  # type: ignore[no-untyped-call]
+        return grad[..., None, None] * slope, None
+
+
+class _SlopeOfGap(torch.autograd.Function):
+    """V diag(s) V^T of a symmetric matrix V diag(t) V^T."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(m: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(m)
+        return (vectors * _signs(m.shape[-1], count, m)) @ vectors.mT, values, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        m, count = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:], _signs(m.shape[-1], count, m))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        # Daleckii and Krein: in the basis V the slope moves by (s_i - s_j) / (t_i - t_j) times the
+        # entry (i, j) of what the matrix moves by; where s does not differ, not at all.
+        values, vectors, signs = ctx.saved_tensors
+        rise = signs[..., :, None] - signs[..., None, :]
+        run = values[..., :, None] - values[..., None, :]
+        ratio = torch.where(rise == 0, 0, rise / torch.where(rise == 0, 1, run))
+        inner = vectors.mT @ ((grad + grad.mT) / 2) @ vectors
+        return vectors @ (ratio * inner) @ vectors.mT, None
 
 
 class _GapOfSmallest(torch.autograd.Function):

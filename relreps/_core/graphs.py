@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def squared_distances(z: Tensor, temperature: float | str) -> tuple[Tensor, Tens
     spread = (cloud - cloud[..., :1, :]).abs().amax((-2, -1), keepdim=True) if width else z[..., :1]
     unit = unit_of(spread)
     points = z / unit
-    d = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square()
+    d = _squares(points)
     divisor = _median(d.detach()) if isinstance(temperature, str) else temperature / unit.square()
     # Nothing is nearer than the smallest number, or farther than the largest one: no NaN follows.
     top = torch.finfo(d.dtype).max / 8
@@ -33,18 +34,59 @@ def squared_distances(z: Tensor, temperature: float | str) -> tuple[Tensor, Tens
     return d.detach().masked_fill(own, math.inf), heat.masked_fill(own, math.inf)
 
 
+def _squares(points: Tensor) -> Tensor:
+    """Squared distances ``(..., n, n)``, with all derivatives."""
+    if not checks.eager():
+        return _distances(points).square()
+    if checks.plain():
+        squares: Tensor = _Squares.apply(points)  # type: ignore[no-untyped-call]
+        return squares
+    return _gaps(points).square().sum(-1)
+
+
+def _distances(points: Tensor) -> Tensor:
+    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _gaps(points: Tensor) -> Tensor:
+    """Differences of every two points ``(..., n, n, D)``."""
+    return points[..., :, None, :] - points[..., None, :, :]
+
+
+class _Squares(torch.autograd.Function):
+    """Squares of torch's distances, which have a first derivative only, without O(n² D) memory."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        d = _distances(points)
+        ctx.save_for_backward(points, d)
+        return d.square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # |x_i - x_j|^2 moves by 2 (x_i - x_j) with x_i, and stands at (i, j) and at (j, i).
+        points, d = ctx.saved_tensors
+        both = 2 * (grad + grad.mT)
+        if torch.is_grad_enabled():  # to be differentiated again
+            return (both[..., None] * _gaps(points)).sum(-2)
+        # This one multiplies by (x_i - x_j) / d_ij.
+        out: Tensor = torch.ops.aten._cdist_backward((both * d).contiguous(), points, points, 2, d)
+        return out
+
+
 def neighbor_graph(distances: Tensor, heat: Tensor, k: int) -> Tensor:
     """Graph of the k nearest of each point or of the other; in gradient its soft form.
 
-    Of equally near ones those of the lowest index are taken. The soft form is at a temperature of 1
-    in the unit of ``heat``.
+    Equally near ones share the places that are left among them, so the graph does not depend on the
+    order of the points. The soft form is at a temperature of 1 in the unit of ``heat``.
     """
     with torch.no_grad():
         farthest = distances.topk(k, largest=False).values[..., -1:]
         nearer, tied = distances < farthest, distances == farthest
         room = k - nearer.sum(-1, keepdim=True)
-        chosen = nearer | (tied & (tied.cumsum(-1) <= room))
-        hard = (chosen | chosen.mT).to(distances.dtype)
+        share = room / tied.sum(-1, keepdim=True).to(distances.dtype)
+        chosen = torch.where(tied, share, nearer.to(distances.dtype))
+        hard = torch.maximum(chosen, chosen.mT)
     if not heat.requires_grad:
         return hard
     soft = soft_neighbors(-heat, k)

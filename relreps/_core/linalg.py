@@ -17,12 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relreps._core.rounding import moment_tolerance, rank_tolerance, safe_reciprocal
+from relreps._core import checks
+from relreps._core.rounding import moment_tolerance, rank_tolerance, safe_reciprocal, safe_sqrt
+
+#: Ratio of the units of features from which on an eigendecomposition of their products loses digits
+#: of the small ones.
+_GRADED = 2.0**10
+
+#: Half types: they hold results, and everything is computed in float32.
+HALF = (torch.float16, torch.bfloat16)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """``x`` itself, or its float32 copy if it is of a half type."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 def as_float64(x: Tensor) -> Tensor:
@@ -32,7 +40,10 @@ def as_float64(x: Tensor) -> Tensor:
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """No autocast inside: for sums and products that a half type would spoil."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()  # which leaves nothing of itself in an exported graph
+    return torch.autocast(kind, enabled=False)
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -61,8 +72,8 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
 
     With the thin SVD :math:`M = U S V^\top` it is :math:`U V^\top`. Where ``m`` is rank-deficient
     the factor is not unique: its free part is the one nearest to the identity, so the answer does
-    not depend on the device. The gradient is exact, also at equal singular values, and finite: the
-    divisors that vanish with the rank are clamped.
+    not depend on the device. The gradient is exact, also at equal singular values. Where directions
+    are missing on both sides, the factor jumps and has none: there it is 0.
 
     Args:
         m: Any real matrix.
@@ -72,7 +83,7 @@ def polar_factor(m: Tensor, allow_reflection: bool = True) -> Tensor:
     Shape:
         - m: :math:`(D_1, D_2)`. Output: the same.
     """
-    factor: Tensor = _PolarFactor.apply(m, allow_reflection)  # type: ignore[no-untyped-call]
+    factor: Tensor = _PolarFactor.apply(m, allow_reflection)[0]  # type: ignore[no-untyped-call]
     return factor
 
 
@@ -106,73 +117,118 @@ def inverse_sqrt(m: Tensor, noise: Tensor | None = None) -> Tensor:
         noise: How much of each entry of the diagonal is rounding, ``(D,)``: a direction counts if
             it has more than these give it.
     """
-    root: Tensor = _InverseSqrt.apply(m, noise)  # type: ignore[no-untyped-call]
+    root: Tensor = _InverseSqrt.apply(m, noise)[0]  # type: ignore[no-untyped-call]
     return root
 
 
 class _InverseSqrt(torch.autograd.Function):
     """Inverse root with the closed-form (Daleckii-Krein) backward; see `inverse_sqrt`."""
 
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, noise: Tensor | None) -> Tensor:
-        values, u = torch.linalg.eigh(m)
-        live = values > values[-1:] * moment_tolerance(len(values), torch.finfo(values.dtype).eps)
-        if noise is not None:
-            live = live & (values > noise @ u.square())
-        inverse = torch.where(live, torch.where(live, values, 1).rsqrt(), 0)
-        ctx.save_for_backward(inverse, u)
-        root: Tensor = (u * inverse) @ u.mT
-        return root
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def forward(m: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        roots, u, share = _eigenroots(m)
+        live = roots > roots[-1:] * share
+        if noise is not None:
+            live = live & (roots.square() > noise @ u.square())
+        inverse = torch.where(live, 1 / torch.where(live, roots, 1), 0)
+        return (u * inverse) @ u.mT, inverse, u
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None]:
         # Divided differences of 1/sqrt: (1/sqrt(a) - 1/sqrt(b)) / (a - b), which in terms of the
         # inverse roots p and q is -p^2 q^2 / (p + q): no difference of eigenvalues to divide by.
-        _first_order_only("inverse_sqrt")
-        inverse, u = ctx.saved_tensors
+        # A direction that is left out has b = q = 0, and (1/sqrt(a) - 0) / (a - 0) is p^3: it may
+        # turn, but not grow, as in the derivative of a pseudo-inverse.
+        m, inverse, u = ctx.saved_tensors
         p, q = inverse[:, None], inverse[None, :]
-        inner = (u.mT @ grad @ u) * -((p * q) ** 2) * safe_reciprocal(p + q)
+        slope = torch.where((p > 0) & (q > 0), -((p * q) ** 2) * safe_reciprocal(p + q), 0)
+        slope = torch.where((p > 0) ^ (q > 0), (p + q) ** 3, slope)
+        inner = (u.mT @ grad @ u) * slope
         out: Tensor = u @ inner @ u.mT
-        return (out + out.mT) / 2, None
+        return _first_order_only((out + out.mT) / 2, m, "inverse_sqrt"), None
+
+
+def _eigenroots(m: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Roots of the eigenvalues of a positive semidefinite matrix, ascending, with their directions.
+
+    And the share of the largest root that is rounding. An eigendecomposition knows eigenvalues up
+    to the rounding of the largest one. Where the diagonal says that they differ widely, the
+    matrix D R D is taken apart in units D in which it has ones on the diagonal: the singular values
+    of sqrt(R) D are the roots themselves, up to the rounding of the largest root.
+    """
+    eps = torch.finfo(m.dtype).eps
+    units = safe_sqrt(m.diagonal())
+    inverse = safe_reciprocal(units)
+    known = checks.readable(m) and not m.is_meta
+    if not (known and bool(units.amax() * inverse.amax() > _GRADED)):
+        values, u = torch.linalg.eigh(m)
+        return values.clamp(min=0).sqrt(), u, moment_tolerance(len(values), eps) ** 0.5
+    values, q = torch.linalg.eigh(m * inverse[:, None] * inverse)
+    factor = (q * values.clamp(min=0).sqrt()).mT * units
+    _, s, vh = torch.linalg.svd(factor)
+    return s.flip(0), vh.flip(0).mT, rank_tolerance(len(s), eps)
 
 
 class _PolarFactor(torch.autograd.Function):
     """Polar factor with the closed-form backward; see `polar_factor`."""
 
     @staticmethod
-    def forward(ctx: Any, m: Tensor, allow_reflection: bool) -> Tensor:
+    def forward(m: Tensor, allow_reflection: bool) -> tuple[Tensor, ...]:
         u, s, vh = torch.linalg.svd(m, full_matrices=False)
         rank = int((s > rank_tolerance(max(m.shape), torch.finfo(s.dtype).eps) * s[:1]).sum())
         free, vh = orthogonal_factors(u, vh, rank)
         u, _ = orthogonal_factors(free, vh, len(s), allow_reflection)
         # The singular value of a direction that was turned over enters with a minus sign.
         s = s * torch.where((u * free).sum(0) < 0, -1, 1)
-        ctx.save_for_backward(u, s, vh)
-        return u @ vh
+        return u @ vh, u, s, vh
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        _first_order_only("polar_factor")
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], m: Tensor, allow_reflection: bool
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        # One after the other, as the rank of each decides what is done.
+        apply: Any = _PolarFactor.apply
+        each = [apply(one, allow_reflection) for one in m.movedim(in_dims[0] or 0, 0)]
+        return tuple(map(torch.stack, zip(*each, strict=True))), (0,) * 4
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None]:
         # With W = U V^T and upstream gradient G: inside the spans of U and V only the
         # antisymmetric part of T = U^T G V moves W, at speed 1 / (s_i + s_j); outside them the
-        # rest of G does, at speed 1 / s_i. Divisors below the rank tolerance are clamped.
-        u, s, vh = ctx.saved_tensors
+        # rest of G does, at speed 1 / s_i. Where a divisor is rounding, the speed has no bound and
+        # no direction: W jumps there, and what is left of the gradient is that of the others.
+        m, u, s, vh = ctx.saved_tensors
         size = max(u.shape[0], vh.shape[1])
         floor = s.abs().amax() * rank_tolerance(size, torch.finfo(s.dtype).eps)
-        floor = torch.where(floor > 0, floor, 1)
         v = vh.mT
         t = u.mT @ grad @ v
-        speed = s[:, None] + s[None, :]
-        inner = (t - t.mT) / torch.where(speed.abs() > floor, speed, floor)
-        out = u @ inner @ vh
-        inverse = 1 / torch.where(s.abs() > floor, s, floor)
+        out = u @ ((t - t.mT) * _reciprocal_above(floor, s[:, None] + s[None, :])) @ vh
+        inverse = _reciprocal_above(floor, s)
         if u.shape[0] > vh.shape[1]:
             gv = grad @ v
             out = out + ((gv - u @ (u.mT @ gv)) * inverse) @ vh
         elif u.shape[0] < vh.shape[1]:
             ug = u.mT @ grad
             out = out + u @ (inverse[:, None] * (ug - (ug @ v) @ vh))
-        return out, None
+        return _first_order_only(out, m, "polar_factor"), None
+
+
+def _reciprocal_above(floor: Tensor, v: Tensor) -> Tensor:
+    """``1 / v``, and 0 where ``|v|`` is no more than ``floor``."""
+    some = v.abs() > floor
+    return torch.where(some, 1 / torch.where(some, v, 1), 0)
 
 
 def differentiable_once(value: Tensor, name: str) -> Tensor:
@@ -182,21 +238,47 @@ def differentiable_once(value: Tensor, name: str) -> Tensor:
 
 
 class _Once(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, name: str) -> Tensor:
-        ctx.name = name
+    def forward(value: Tensor, name: str) -> Tensor:
         return value.clone()
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        value, ctx.name = inputs
+        ctx.save_for_backward(value)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        _first_order_only(ctx.name)
-        return grad, None
+        return _first_order_only(grad, ctx.saved_tensors[0], ctx.name), None
 
 
-def _first_order_only(name: str) -> None:
-    """Refuse to be differentiated again: what is saved is constant to autograd."""
-    if torch.is_grad_enabled():  # in a backward, only if its graph is to be kept
-        raise RuntimeError(f"{name} has no second derivative; call backward without create_graph.")
+def _first_order_only(grad: Tensor, source: Tensor, name: str) -> Tensor:
+    """A gradient that refuses to be differentiated by ``source``: part of it is a constant."""
+    if not torch.is_grad_enabled():  # in a backward, only if its graph is to be kept
+        return grad
+    out: Tensor = _Gradient.apply(grad, source, name)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Gradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, source: Tensor, name: str) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        raise RuntimeError(
+            f"{ctx.name} has no second derivative. Leave it out of what is differentiated twice, "
+            "such as a gradient penalty."
+        )
 
 
 def _complete(u: Tensor, vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:

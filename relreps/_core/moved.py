@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-_HOMES: dict[str, str] = {
-    "relreps.anchors": "AnchorReport BestAlignedAnchors ClusterAnchors Sampler cluster_labels "
-    "coverage_loss diversity_loss leverage_scores pivoted_anchors",
-    "relreps.correspondence": "Pairs csls discover_parallel_anchors_unsupervised functional_map "
-    "mutual_nearest",
-    "relreps.metrics": "LayerComparison CKA MinibatchCKA MutualKNN RetrievalScores cknna "
-    "distance_correlation jaccard_at_k kernel_cka latent_similarity linear_cka mean_cca "
-    "mean_reciprocal_rank minibatch_cka mutual_knn neighborhood_jaccard procrustes_distance pwcca "
-    "recall_at_k regression_r2 retrieval_scores rsa rtd_lite shape_distance svcca",
-    "relreps.moments": "FeatureMoments",
-    "relreps.parity": "RunningRelativeProjection SGDAffineTranslator both_placements",
-    "relreps.projection": "sparse_scores",
-    "relreps.sampling": "cyclic_annealing",
-    "relreps.spectral_loss": "spectral_gap",
-    "relreps.stitching": "StitchingMatrix",
-    "relreps.topo_loss": "ConnectivityLoss death_time_quantiles persistent_entropy signature_loss "
-    "total_persistence wasserstein_h0",
-    "relreps.translate": "PermutationTranslator ProcrustesRidgeTranslator RCSLSTranslator "
-    "ReducedRankTranslator ScaleInvarianceReport TranslationReport WhitenedTranslator "
-    "rcsls_loss scale_invariance_report",
-}
+import importlib
+import pkgutil
 
-#: Name -> full name. The last have another name, too.
-MOVED = {name: f"{home}.{name}" for home, names in _HOMES.items() for name in names.split()} | {
+#: Names that are another one now.
+RENAMED = {
     "AbstractSampler": "relreps.anchors.Sampler",
     "ParallelAnchors": "relreps.correspondence.Pairs",
     "UnsupervisedAnchors": "relreps.correspondence.Pairs",
 }
+
+
+def home_of(name: str) -> str | None:
+    """The full name of what a public module of the package offers under this one; None if none.
+
+    Modules are imported here, and not when the package is; those of other packages stay aside.
+    """
+    if name.startswith("_"):
+        return None
+    if name in RENAMED:
+        return RENAMED[name]
+    package = importlib.import_module("relreps")
+    for info in pkgutil.iter_modules(package.__path__, "relreps."):
+        if "._" in info.name or info.name.endswith(".integrations"):
+            continue
+        if name in offered(info.name):
+            return f"{info.name}.{name}"
+    return None
+
+
+def offered(module: str) -> list[str]:
+    """The public names of a module: those it lists, or those that are its own."""
+    found = importlib.import_module(module)
+    own = [n for n, member in vars(found).items() if getattr(member, "__module__", "") == module]
+    names: list[str] = getattr(found, "__all__", [n for n in own if not n.startswith("_")])
+    return names

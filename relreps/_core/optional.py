@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from types import ModuleType
 
 
@@ -24,3 +26,24 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             f"{purpose} needs {package}, which is not installed. "
             f"Install it with `pip install 'relreps[{extra}]'`."
         ) from error
+
+
+#: Read by POT when it is imported: it starts each of these libraries that is installed, to take
+#: their arrays, and JAX then takes most of the memory of a card.
+_BACKENDS = tuple(f"POT_BACKEND_DISABLE_{name}" for name in ("JAX", "CUPY", "TENSORFLOW"))
+
+
+def without_backends(module: str) -> ModuleType:
+    """Import POT without the array libraries that it would start; those of the user stay.
+
+    Where it is imported already, or one of its switches is set, somebody else has decided.
+    """
+    if module.partition(".")[0] in sys.modules:
+        return importlib.import_module(module)
+    unset = [name for name in _BACKENDS if name not in os.environ]
+    os.environ.update(dict.fromkeys(unset, "1"))
+    try:
+        return importlib.import_module(module)
+    finally:
+        for name in unset:
+            del os.environ[name]

@@ -88,26 +88,28 @@ def unit_of(size: Tensor) -> Tensor:
 
 
 def safe_divisor(v: Tensor) -> Tensor:
-    """``v`` where ``v > 0``, else 1, with gradient 0 there."""
-    return torch.where(v > 0, v, 1)
+    """``v`` where ``v > 0``, else 1, with gradient 0 there; NaN stays NaN."""
+    return torch.where(v <= 0, 1, v)
 
 
 # Both branches of the outer `where` must be finite, or the unused one leaks NaN into gradients.
+# Asked is whether v is *not* positive: NaN answers every question by no, and is to come out again.
 
 
 def safe_reciprocal(v: Tensor) -> Tensor:
-    """``1 / v`` where ``v > 0``, else 0, with gradient 0 there."""
-    return torch.where(v > 0, 1 / torch.where(v > 0, v, 1), 0)  # on every hot path, so in one call
+    """``1 / v`` where ``v > 0``, else 0, with gradient 0 there; NaN stays NaN."""
+    none = v <= 0
+    return torch.where(none, 0, 1 / torch.where(none, 1, v))  # on every hot path, so in one call
 
 
 def safe_power(v: Tensor, p: float) -> Tensor:
-    """``v ** p`` where ``v > 0``, else 0, with gradient 0 there."""
-    return torch.where(v > 0, safe_divisor(v) ** p, 0)
+    """``v ** p`` where ``v > 0``, else 0, with gradient 0 there; NaN stays NaN."""
+    return torch.where(v <= 0, 0, safe_divisor(v) ** p)
 
 
 def safe_sqrt(v: Tensor) -> Tensor:
-    """Root where ``v > 0``, else 0, with gradient 0 there."""
-    return torch.where(v > 0, safe_divisor(v).sqrt(), 0)
+    """Root where ``v > 0``, else 0, with gradient 0 there; NaN stays NaN."""
+    return torch.where(v <= 0, 0, safe_divisor(v).sqrt())
 
 
 def safe_norm(v: Tensor) -> Tensor:

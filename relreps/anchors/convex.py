@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision, unit_rows
+from relreps._core.state import Stateful
 
 
-class ConvexAnchors(nn.Module):
+class ConvexAnchors(Stateful):
     r"""Trainable anchors that stay parallel in every space: mixtures of a shared set of samples.
 
     .. math:: A(X) = \operatorname{softmax}(Q / \tau)\, X
@@ -52,8 +53,8 @@ class ConvexAnchors(nn.Module):
 
     def __init__(self, num_samples: int, num_anchors: int, *, temperature: float = 0.2) -> None:
         super().__init__()
-        checks.check_size("num_samples", num_samples)
-        checks.check_size("num_anchors", num_anchors)
+        num_samples = checks.check_size("num_samples", num_samples)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
         if num_anchors > num_samples:
             raise ValueError(
                 f"`num_anchors` must be at most `num_samples`, got {num_anchors} anchors and "
@@ -146,6 +147,7 @@ def coverage_loss(
     """
     checks.check_rows("x", x)
     checks.check_rows("anchors", anchors, x.shape[1])
+    checks.check_device(x, anchors, ("x", "anchors"))
     if temperature != 0:
         checks.check_positive("temperature", temperature)
     with full_precision(x):
@@ -154,7 +156,8 @@ def coverage_loss(
 
 def _coverage(x: Tensor, anchors: Tensor, normalize: bool, temperature: float) -> Tensor:
     """`coverage_loss` in at least float32."""
-    rows, centers = at_least_float32(x), at_least_float32(anchors)
+    wide = torch.promote_types(at_least_float32(x[:0]).dtype, anchors.dtype)
+    rows, centers = x.to(wide), anchors.to(wide)
     if normalize:
         rows, centers = unit_rows(rows), unit_rows(centers)
     else:  # far from the origin, products of positions cancel

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import blocks, checks, draws
-from relreps._core.linalg import as_float64, unit_rows
+from relreps._core.linalg import as_float64, full_precision, unit_rows
 from relreps._core.rounding import moment_tolerance, rounding_of, safe_reciprocal, unit_of
 from relreps.anchors.rows import check_samples, directions, prepared, squared_lengths, tie
 from relreps.anchors.samplers import Sampler
@@ -69,7 +69,7 @@ class FarthestAnchors(Sampler):
             torch.minimum(nearest, distance, out=nearest)
             nearest[last] = -torch.inf
             chosen.append(int((nearest >= nearest.max() - rounding).to(torch.uint8).argmax()))
-        return torch.tensor(chosen)
+        return torch.tensor(chosen, device=x.device)
 
 
 class LeverageAnchors(Sampler):
@@ -201,7 +201,8 @@ def leverage_scores(x: Tensor, *, normalize: bool = False) -> Tensor:
         Drineas et al., arXiv:1109.3843.
     """
     check_samples(x, 1)
-    return _leverage(x.detach(), normalize)
+    with full_precision(x):
+        return _leverage(x.detach(), normalize)
 
 
 def _leverage(x: Tensor, normalize: bool) -> Tensor:

@@ -58,7 +58,7 @@ class KMeansAnchors(Sampler):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(num_anchors, generator=generator)
-        checks.check_size("max_iterations", max_iterations)
+        max_iterations = checks.check_size("max_iterations", max_iterations)
         checks.check_number("tolerance", tolerance, 0, 1)
         self.normalize = normalize
         self.max_iterations = max_iterations
@@ -116,8 +116,8 @@ class ClusterAnchors(Sampler):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(num_anchors, generator=generator)
-        checks.check_size("num_clusters", num_clusters)
-        checks.check_size("max_iterations", max_iterations)
+        num_clusters = checks.check_size("num_clusters", num_clusters)
+        max_iterations = checks.check_size("max_iterations", max_iterations)
         if isinstance(order, Tensor):
             check_scores("order", order)
         elif not callable(order):
@@ -181,8 +181,8 @@ def cluster_labels(
         >>> bool(labels[0] == labels[1] != labels[2] == labels[3])
         True
     """
-    checks.check_size("num_clusters", num_clusters)
-    checks.check_size("max_iterations", max_iterations)
+    num_clusters = checks.check_size("num_clusters", num_clusters)
+    max_iterations = checks.check_size("max_iterations", max_iterations)
     checks.check_generator(generator)
     check_samples(x, 1)
     check_distinct("num_clusters", num_clusters, x)

@@ -35,7 +35,7 @@ def plus_plus(rows: Tensor, clusters: int, generator: torch.Generator | None) ->
         nearest[last] = 0
         total = nearest.cpu().cumsum(0, dtype=torch.float64)  # on a device, not deterministic
         if total[-1] == 0:  # every row is a start already: any one will do
-            total = torch.arange(1, n + 1, dtype=torch.float64)
+            total = torch.arange(1, n + 1, dtype=total.dtype, device=total.device)
         chosen.append(min(int(torch.searchsorted(total, point * total[-1], right=True)), n - 1))
     return rows[torch.tensor(chosen, device=rows.device)]
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import blocks, checks
 from relreps._core.linalg import as_float64, full_precision
+from relreps._core.state import Stateful, write_all
 
 
 def prototypes(x: Tensor, labels: Tensor, num_classes: int | None = None) -> Tensor:
@@ -45,10 +46,11 @@ def prototypes(x: Tensor, labels: Tensor, num_classes: int | None = None) -> Ten
         arXiv:2411.19719.
     """
     checks.check_rows("x", x)
-    checks.check_finite("x", x)
+    if checks.readable(x):
+        checks.check_finite("x", x)
     checks.check_labels(labels, x.shape[0])
     if num_classes is not None:
-        checks.check_size("num_classes", num_classes)
+        num_classes = checks.check_size("num_classes", num_classes)
     labels = labels.long()
     counts = _counts(labels, num_classes)
     total = as_float64(x[:0]).new_zeros(len(counts), x.shape[1])
@@ -82,7 +84,7 @@ def _counts(labels: Tensor, num_classes: int | None) -> Tensor:
     return counts
 
 
-class EMAAnchors(nn.Module):
+class EMAAnchors(Stateful):
     r"""Anchors that follow an encoder as it drifts, by an exponential moving average.
 
     .. math:: A_0 = E_0, \qquad A_t = \alpha A_{t-1} + (1 - \alpha) E_t
@@ -117,17 +119,26 @@ class EMAAnchors(nn.Module):
         self, in_features: int, num_anchors: int, decay: float | Callable[[Tensor], Tensor]
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_anchors", num_anchors)
+        in_features = checks.check_size("in_features", in_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
         if not callable(decay):
             _check_decay(decay)
         self.in_features, self.num_anchors, self.decay = in_features, num_anchors, decay
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
-    @torch.no_grad()
     def update(self, anchors: Tensor) -> Self:
         """Take one step towards new encodings ``(A, D)`` of the anchor samples."""
+        write_all(self.writes(self.step(anchors)))
+        return self
+
+    def writes(self, step: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `update` fills, and with what, for what `step` gave."""
+        return [(self.anchors, step), (self.updates, self.updates + 1)]
+
+    @torch.no_grad()
+    def step(self, anchors: Tensor) -> Tensor:
+        """Where an `update` with new encodings ``(A, D)`` leads; nothing is written."""
         checks.check_floating("anchors", anchors)
         if anchors.shape != self.anchors.shape:
             raise ValueError(
@@ -145,9 +156,7 @@ class EMAAnchors(nn.Module):
         alpha = self.decay(self.updates.clone()) if callable(self.decay) else self.decay
         _check_decay(alpha)
         mixed = self.anchors * alpha + new * (1 - alpha)
-        self.anchors.copy_(torch.where(self.updates == 0, new, mixed))
-        self.updates.add_(1)
-        return self
+        return torch.where(self.updates == 0, new, mixed)
 
     def extra_repr(self) -> str:
         """Constructor call."""

@@ -91,6 +91,7 @@ def anchor_report(
         warning: 1 anchor repeats an earlier one (1 repeats 0): use `prune_anchors(anchors, 1e-6)`.
     """
     checks.check_rows("anchors", anchors)
+    checks.check_readable("anchors", anchors)
     checks.check_finite("anchors", anchors)
     if anchors.shape[1] == 0:
         raise ValueError(
@@ -98,6 +99,7 @@ def anchor_report(
         )
     if x is not None:
         checks.check_rows("x", x, anchors.shape[1])
+        checks.check_device(anchors, x, ("anchors", "x"))
         checks.check_finite("x", x)
     with full_precision(anchors):
         return _report(anchors, x, normalize)
@@ -160,7 +162,7 @@ def _neighbors(
         near &= torch.arange(space.shape[0], device=space.device) < own[:, None]
         for i in near.any(1).nonzero().flatten().tolist():
             repeats.append((start + i, int(near[i].to(torch.uint8).argmax())))
-        distance[torch.arange(len(own)), own] = torch.inf
+        distance[own - start, own] = torch.inf
         if space.shape[0] > 1:
             farthest = max(farthest, float(distance.amin(1).max()))
     return repeats, farthest

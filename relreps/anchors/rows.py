@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from relreps._core import blocks, checks
-from relreps._core.linalg import at_least_float32, unit_rows
+from relreps._core.linalg import at_least_float32, full_precision, unit_rows
 from relreps._core.rounding import safe_reciprocal, unit_of
 
 
@@ -20,6 +20,7 @@ def check_samples(x: Tensor, num_anchors: int) -> None:
             f"`num_anchors` must be at most the number of samples, got {num_anchors} "
             f"anchors and {x.shape[0]} samples. Give more samples or ask for fewer anchors."
         )
+    checks.check_readable("x", x)
     checks.check_finite("x", x)
     check_distinct("num_anchors", num_anchors, x)
 
@@ -27,9 +28,10 @@ def check_samples(x: Tensor, num_anchors: int) -> None:
 def check_distinct(name: str, number: int, x: Tensor) -> None:
     """Refuse fewer different rows than ``number``. The first rows nearly always settle it."""
     x = x.detach()
-    distinct = len(x[: 4 * number].unique(dim=0)) if number > 1 else 1
-    if distinct < number:
-        distinct = len(x.unique(dim=0))
+    with full_precision(x):  # torch stacks the rows
+        distinct = len(x[: 4 * number].unique(dim=0)) if number > 1 else 1
+        if distinct < number:
+            distinct = len(x.unique(dim=0))
     if distinct < number:
         raise ValueError(
             f"`{name}` must be at most the number of distinct samples, got {number} and "

@@ -40,7 +40,7 @@ class Sampler(ABC):
     """
 
     def __init__(self, num_anchors: int, *, generator: torch.Generator | None = None) -> None:
-        checks.check_size("num_anchors", num_anchors)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
         checks.check_generator(generator)
         self.num_anchors = num_anchors
         self.generator = generator
@@ -154,7 +154,7 @@ class TopKAnchors(Sampler):
         super().__init__(num_anchors, generator=generator)
         check_scores("scores", scores)
         if pool is not None:
-            checks.check_size("pool", pool, minimum=num_anchors)
+            pool = checks.check_size("pool", pool, minimum=num_anchors)
         self.scores = scores
         self.pool = pool
 

@@ -100,7 +100,7 @@ def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
 
     rows = _kept_precision(anchors)
     if num_anchors is not None:
-        checks.check_size("num_anchors", num_anchors)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
     triangle, order = qr(rows.mT.cpu().numpy(), mode="r", pivoting=True)
     sizes = torch.from_numpy(triangle).diagonal().abs()
     tolerance = rank_tolerance(anchors.shape[1], rounding_of(anchors.dtype))
@@ -116,6 +116,7 @@ def pivoted_anchors(anchors: Tensor, num_anchors: int | None = None) -> Tensor:
 def _kept_precision(anchors: Tensor) -> Tensor:
     """Checked anchors in float64, their largest entry near 1."""
     checks.check_rows("anchors", anchors)
+    checks.check_readable("anchors", anchors)
     checks.check_finite("anchors", anchors)
     rows = as_float64(anchors)
     largest = rows.abs().max() if rows.numel() else rows.new_zeros(())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps._core import checks
+from relreps._core import checks, draws
 from relreps._core.linalg import full_precision, unit_rows
 from relreps._core.warnings import warn
 from relreps.correspondence import spaces, transport
@@ -83,7 +83,8 @@ def discover_parallel_anchors(
     Returns:
         `Pairs`, on the device of ``x``: the seeds as they were given, then the others, the surest
         first. A score is the cosine of the two codes, minus that of the best rival of either row,
-        so it is positive if and only if the rows are each other's nearest. A row of ``x`` is no
+        so it is positive if and only if the rows are each other's nearest. Copies of a row are
+        no rivals to it: which of them is paired is as right. A row of ``x``, or its copy, is no
         anchor to itself: no pair, seeds included, vouches for its own score.
 
     Shape:
@@ -113,6 +114,7 @@ def discover_parallel_anchors(
     """
     spaces.check_spaces(x, y, num_anchors, max_samples)
     checks.check_positive("epsilon", epsilon)
+    checks.check_generator(generator)
     known = checked_seeds(seeds, len(x), len(y), x.device)
     s = len(known[0])
     if num_anchors < s:
@@ -124,7 +126,8 @@ def discover_parallel_anchors(
         drawn_x, drawn_y = spaces.drawn(x, y, known, max_samples, num_anchors, generator)
         rows_x, rows_y = both_spaces(x[drawn_x], y[drawn_y.to(y.device)])
         start = Anchors(rows_x[:s], rows_y[:s], rows_x.new_ones(s))
-        (i, j, scores), _ = matched(rows_x, rows_y, start, epsilon, s)
+        copies = spaces.copies(x[drawn_x]), spaces.copies(y[drawn_y.to(y.device)]).to(x.device)
+        (i, j, scores), _ = matched(rows_x, rows_y, start, epsilon, s, copies)
     first = slice(num_anchors)
     return Pairs(drawn_x[i[first]], drawn_y[j[first]], scores[first])
 
@@ -137,24 +140,27 @@ def both_spaces(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def matched(
-    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int
+    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int, copies: tuple[Tensor, Tensor]
 ) -> tuple[Pairs, Tensor]:
     """Pairs of all rows, seeds first, and their agreement; warns where they are doubtful.
 
-    With a the share of the pairs beyond the seeds that are each other's nearest, and :math:`a_0`
-    what wrong starts reach, the agreement is :math:`(a - a_0) / (1 - a_0)`, from 0 to 1.
+    Copies of a row, the same number in ``copies``, are no rivals: any of them is as right. With a
+    the share of the pairs beyond the seeds that are each other's nearest, and :math:`a_0` what
+    wrong starts reach, the agreement is :math:`(a - a_0) / (1 - a_0)`, from 0 to 1.
     """
-    anchors, plan, error = _alternated(x, y, start, epsilon, seeds)
+    same = copies[0][:, None] == copies[0]
+    anchors, plan, error = _alternated(x, y, start, epsilon, seeds, same)
     transport.warn_unless_converged(error, epsilon, _ITERATIONS[1], plan)
-    pairs = _snapped(_similarity(x, y, anchors), seeds)
+    pairs = _snapped(_similarity(x, y, anchors, same), seeds, copies)
     free = pairs.scores[seeds:]
     if len(free) == 0:
         return pairs, free.new_ones(())
     share = (free > 0).double().mean()
     agreement, by_chance = share.new_zeros(()), 1.0
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for _ in range(2):  # a wrong start may succeed by chance, and would belie a success
-        chance = _share_by_chance(x, y, start, epsilon, seeds, generator)
+        order = draws.shuffled(len(y if seeds else start.y), generator).to(y.device)
+        chance = _share_by_chance(x, y, start, epsilon, seeds, copies, order)
         by_chance = min(by_chance, chance)
         level = _certain_level(by_chance, len(free))
         if level < 1:
@@ -172,9 +178,9 @@ def matched(
 
 
 def _alternated(
-    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int
+    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int, same: Tensor
 ) -> tuple[Anchors, Tensor, float]:
-    r"""Anchors found from those to start with, the last plan, and the share of it out of place.
+    r"""Anchors found from those to start with, the last log plan, and its share out of place.
 
     The first ``seeds`` rows of both sides are pairs. The codes relative to the present anchors give
     a plan P, and every row of ``x`` becomes an anchor whose partner is the mean
@@ -182,39 +188,48 @@ def _alternated(
     direction lies on the sphere, its length, between 0 and 1 for a mean of unit vectors, says how
     certain the plan is, and weighs the column of the code.
     """
-    anchors, own, scalings = start, seeds > 0, None  # seeds are rows of `x`; others are not
+    own = same[:, :seeds] if seeds else None  # seeds are rows of `x`; other anchors are not
+    anchors, scalings = start, None
     for level, iterations in transport.schedule(epsilon, _ITERATIONS):
         cost = 1 - _similarity(x, y, anchors, own)
         plan, scalings, error = transport.sinkhorn(cost, level, iterations, scalings)
         means = transport.barycenters(plan, y, seeds)
         anchors = Anchors(x, unit_rows(means), torch.linalg.vector_norm(means, dim=-1))
-        own = True
+        own = same
     return anchors, plan, error
 
 
-def _similarity(x: Tensor, y: Tensor, anchors: Anchors, own: bool = True) -> Tensor:
+def _similarity(x: Tensor, y: Tensor, anchors: Anchors, own: Tensor | None) -> Tensor:
     """Cosine ``(N, M)`` between the weighted relative codes of every two rows.
 
-    If ``own``, anchor i is row i of ``x``, and its code leaves that column out: else every pair
-    would be confirmed by itself, right or wrong.
+    A row of ``x`` leaves out of its code the anchors that are itself or a copy of it, ``own``
+    ``(N, A)``: else every pair would be confirmed by itself, right or wrong.
     """
     codes_x, codes_y = x @ anchors.x.mT, y @ anchors.y.mT
-    if own:
-        codes_x.fill_diagonal_(0)
+    if own is not None:
+        codes_x.masked_fill_(own, 0)
     codes = unit_rows(torch.cat((codes_x, codes_y)) * anchors.weights)
     return codes[: len(x)] @ codes[len(x) :].mT
 
 
 def _share_by_chance(
-    x: Tensor, y: Tensor, start: Anchors, epsilon: float, seeds: int, generator: torch.Generator
+    x: Tensor,
+    y: Tensor,
+    start: Anchors,
+    epsilon: float,
+    seeds: int,
+    copies: tuple[Tensor, Tensor],
+    order: Tensor,
 ) -> float:
-    """Share of the pairs that are each other's nearest after a start that pairs at random."""
-    shuffled = y if seeds else start.y
-    shuffled = shuffled[torch.randperm(len(shuffled), generator=generator).to(y.device)]
+    """Share of the pairs that are each other's nearest after a start that pairs in this order."""
     if seeds:
-        y, shuffled = shuffled, shuffled[:seeds]
-    anchors = _alternated(x, y, start._replace(y=shuffled), epsilon, seeds)[0]
-    scores = _snapped(_similarity(x, y, anchors), seeds).scores
+        y, copies = y[order], (copies[0], copies[1][order])
+        start = start._replace(y=y[:seeds])
+    else:
+        start = start._replace(y=start.y[order])
+    same = copies[0][:, None] == copies[0]
+    anchors = _alternated(x, y, start, epsilon, seeds, same)[0]
+    scores = _snapped(_similarity(x, y, anchors, same), seeds, copies).scores
     return float((scores[seeds:] > 0).double().mean())
 
 
@@ -226,21 +241,25 @@ def _certain_level(share: float, count: int) -> float:
     return level + 3 * math.sqrt(level * (1 - level) / count)
 
 
-def _snapped(similarity: Tensor, seeds: int) -> Pairs:
+def _snapped(similarity: Tensor, seeds: int, copies: tuple[Tensor, Tensor]) -> Pairs:
     """The first ``seeds`` rows with their columns, then the pairs of the others, surest first."""
     rows, columns = transport.assign(similarity[seeds:, seeds:])
-    scores = _margins(similarity, rows + seeds, columns + seeds)
+    scores = _margins(similarity, rows + seeds, columns + seeds, copies)
     order = scores.argsort(descending=True, stable=True)
     known = torch.arange(seeds, device=rows.device)
     i, j = torch.cat((known, rows[order] + seeds)), torch.cat((known, columns[order] + seeds))
-    return Pairs(i, j, _margins(similarity, i, j))
+    return Pairs(i, j, _margins(similarity, i, j, copies))
 
 
-def _margins(similarity: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """How far each pair is ahead of the best rival of either member ``(K,)``."""
+def _margins(
+    similarity: Tensor, rows: Tensor, columns: Tensor, copies: tuple[Tensor, Tensor]
+) -> Tensor:
+    """How far each pair is ahead of the best rival of either member ``(K,)``; alone, itself."""
     own = similarity[rows, columns]
-    rivals = []
-    for s, i, j in ((similarity, rows, columns), (similarity.mT, columns, rows)):
-        if s.shape[1] > 1:
-            rivals.append(s[i].scatter(1, j[:, None], -torch.inf).amax(1))
-    return own - torch.stack(rivals).amax(0) if rivals else own
+    in_row = copies[1] == copies[1][columns, None]
+    in_column = copies[0] == copies[0][rows, None]
+    rival = torch.maximum(
+        similarity[rows].masked_fill(in_row, -torch.inf).amax(1),
+        similarity.mT[columns].masked_fill(in_column, -torch.inf).amax(1),
+    )
+    return own - torch.where(rival > -torch.inf, rival, 0)

@@ -63,7 +63,10 @@ def functional_map(
             f"`x` and `y` must have one shape (K, Q), got {tuple(x.shape)} and {tuple(y.shape)}. "
             "Give as many coefficients of the same functions on both sides."
         )
+    checks.check_device(x, y)
     for name, values in (("values_x", values_x), ("values_y", values_y)):
+        checks.check_floating(name, values)
+        checks.check_device(x, values, ("x", name))
         if values.shape != x.shape[:1]:
             raise ValueError(
                 f"`{name}` must have one eigenvalue for each of the {len(x)} coefficients, shape "

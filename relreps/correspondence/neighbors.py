@@ -74,6 +74,7 @@ def mutual_nearest(x: Tensor, y: Tensor, k: int = 10) -> Pairs:
     """
     check_common_space(x, y, k)
     for name, rows in (("x", x), ("y", y)):
+        checks.check_readable(name, rows)
         checks.check_finite(name, rows)
     return matched(x, y, k)
 
@@ -101,7 +102,8 @@ def check_common_space(x: Tensor, y: Tensor, k: int) -> None:
     """Refuse rows of two widths, and more neighbours than either side has rows."""
     checks.check_rows("x", x)
     checks.check_rows("y", y, x.shape[1])
-    checks.check_k(k, min(x.shape[0], y.shape[0]))
+    checks.check_device(x, y)
+    k = checks.check_k(k, min(x.shape[0], y.shape[0]))
 
 
 def _mean_nearest(a: Tensor, b: Tensor, k: int) -> Tensor:

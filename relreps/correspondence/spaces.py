@@ -16,9 +16,12 @@ def check_spaces(x: Tensor, y: Tensor, num_anchors: int, max_samples: int) -> No
     """Refuse rows that cannot be used, and more anchors than there are rows."""
     for name, rows in (("x", x), ("y", y)):
         checks.check_rows(name, rows, minimum=2)
+        if not rows.shape[1]:
+            raise ValueError(f"`{name}` must have at least one feature, got {tuple(rows.shape)}.")
+        checks.check_readable(name, rows)
         checks.check_finite(name, rows)
-    checks.check_size("num_anchors", num_anchors)
-    checks.check_size("max_samples", max_samples, minimum=2)
+    num_anchors = checks.check_size("num_anchors", num_anchors)
+    max_samples = checks.check_size("max_samples", max_samples, minimum=2)
     least = min(x.shape[0], y.shape[0])
     if num_anchors > least:
         raise ValueError(
@@ -82,6 +85,12 @@ def _representatives(
         order = draws.shuffled(len(rest), generator).to(rest.device)
         rest = rest[order[: wanted - len(seeds)].sort().values]
     return torch.cat((seeds, rest))
+
+
+def copies(rows: Tensor) -> Tensor:
+    """A number for each row ``(N,)``, the same for rows that are equal."""
+    number: Tensor = rows.unique(dim=0, return_inverse=True)[1]
+    return number
 
 
 def about_mean(name: str, x: Tensor) -> Tensor:

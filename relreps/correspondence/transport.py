@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from relreps._core.optional import without_backends
 from relreps._core.warnings import warn
 
 #: Steps of an alternation, over which the regularisation falls from the first value to the last.
@@ -29,12 +30,14 @@ def schedule(epsilon: float, iterations: tuple[int, int]) -> list[tuple[float, i
 def sinkhorn(
     cost: Tensor, epsilon: float, max_iterations: int, start: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor], float]:
-    """Entropic plan ``(N, M)``, its log scalings, and the share of the mass in the wrong place.
+    """Logarithm of the entropic plan ``(N, M)``, its log scalings, the share out of place.
 
     Every row has the same mass. The larger side keeps some of it: a slack row or column of
     constant cost takes what the smaller side has no room for, so that a match stays one to one.
+    The share, from 0 to 1, is of mass that is not where the marginals want it.
     """
-    import ot
+    # Only here is POT asked for: it may bring other libraries with it.
+    ot = without_backends("ot")
 
     # For N < M: rows of mass 1/M and a slack row of mass (M - N)/M face M columns of mass 1/M.
     n, m = cost.shape
@@ -45,7 +48,9 @@ def sinkhorn(
     padded = torch.nn.functional.pad(cost / mean, (0, int(m < n), 0, int(n < m)), value=1.0)
     if n != m:
         (rows if n < m else columns)[-1] = abs(n - m) / size
-    plan, log = ot.bregman.sinkhorn_log(
+    # Costs near 1 are known to their rounding: far below it, nothing is left to regularise.
+    epsilon = max(epsilon, torch.finfo(cost.dtype).eps ** 2)
+    _, log = ot.bregman.sinkhorn_log(
         rows,
         columns,
         padded,
@@ -56,19 +61,28 @@ def sinkhorn(
         warn=False,
         log=True,
     )
+    log_plan = log["log_u"][:, None] + log["log_v"] - padded / epsilon
+    # Its mass is 1 but for rounding, which at a small epsilon may be all that there is.
+    plan = log_plan.flatten().softmax(0).view_as(log_plan)
     # Mass too much here is too little there: half of the differences have to move.
     error = max((plan.sum(1) - rows).abs().sum(), (plan.sum(0) - columns).abs().sum()) / 2
-    return plan[:n, :m], (log["log_u"], log["log_v"]), float(error)
+    return log_plan[:n, :m], (log["log_u"], log["log_v"]), float(error)
 
 
-def barycenters(plan: Tensor, y: Tensor, seeds: int) -> Tensor:
+def barycenters(log_plan: Tensor, y: Tensor, seeds: int) -> Tensor:
     """The mean of the rows of ``y`` that a plan gives to each row of ``x`` ``(N, D_y)``.
 
-    The first ``seeds`` rows of both sides are pairs, and get their partner.
+    The first ``seeds`` rows of both sides are pairs, and get their partner. A row whose mass all
+    but went to the slack has a mean like any other: it is a softmax, whatever the mass is.
     """
-    means = (plan / plan.sum(1, keepdim=True)) @ y
+    means = log_plan.softmax(1) @ y
     means[:seeds] = y[:seeds]
     return means
+
+
+def mean_cost(cost: Tensor, log_plan: Tensor) -> float:
+    """The mean of the costs where a plan has its mass."""
+    return float((log_plan.flatten().softmax(0) * cost.flatten()).sum())
 
 
 def warn_unless_converged(error: float, epsilon: float, iterations: int, plan: Tensor) -> None:
@@ -76,8 +90,6 @@ def warn_unless_converged(error: float, epsilon: float, iterations: int, plan: T
     if error <= _TOLERANCE:
         return
     what = f"{error:.1%} of the mass is in the wrong place"
-    if not error <= 1:  # rounding, not the iterations: the plan has no meaning
-        what = "its plan has another mass than it should"
     if epsilon < 10 * torch.finfo(plan.dtype).eps:
         what += f", as `epsilon` is below what {str(plan.dtype).removeprefix('torch.')} resolves"
     warn(

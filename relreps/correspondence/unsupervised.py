@@ -89,8 +89,8 @@ def discover_parallel_anchors_unsupervised(
         Dar, arXiv:2510.02348.
     """
     spaces.check_spaces(x, y, num_anchors, max_samples)
-    checks.check_size("num_clusters", num_clusters, minimum=2)
-    checks.check_size("num_starts", num_starts)
+    num_clusters = checks.check_size("num_clusters", num_clusters, minimum=2)
+    num_starts = checks.check_size("num_starts", num_starts)
     checks.check_generator(generator)
     with full_precision(x), full_precision(y):
         none = spaces.no_seeds(x.device)
@@ -103,7 +103,8 @@ def discover_parallel_anchors_unsupervised(
             )
         rows_x, rows_y = both_spaces(x[drawn_x], y[drawn_y.to(y.device)])
         start = matched_centers(rows_x, rows_y, num_clusters, num_starts, generator)
-        (i, j, scores), agreement = matched(rows_x, rows_y, start, EPSILON, 0)
+        copies = spaces.copies(x[drawn_x]), spaces.copies(y[drawn_y.to(y.device)]).to(x.device)
+        (i, j, scores), agreement = matched(rows_x, rows_y, start, EPSILON, 0, copies)
     first = slice(num_anchors)
     return Pairs(drawn_x[i[first]], drawn_y[j[first]], scores[first]), agreement
 
@@ -152,4 +153,4 @@ def _matching_order(a: Tensor, b: Tensor, generator: torch.Generator | None) -> 
     tries = (
         quadratic_assignment(left, right, method="2opt", options=options) for _ in range(_ORDERS)
     )
-    return torch.as_tensor(max(tries, key=lambda t: float(t.fun)).col_ind)
+    return torch.from_numpy(max(tries, key=lambda t: float(t.fun)).col_ind)

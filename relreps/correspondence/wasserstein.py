@@ -57,7 +57,7 @@ def coupled(
     to_y, to_x = plan.argmax(1), plan.argmax(0)
     i = torch.arange(len(to_y), device=to_y.device)
     i = i[to_x[to_y] == i]
-    return i, to_y[i], float((plan * cost).sum() / plan.sum()), error
+    return i, to_y[i], transport.mean_cost(cost, plan), error
 
 
 def effective_rank(s: Tensor) -> int:

@@ -39,7 +39,8 @@ def mean_cca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
           `NumericalWarning` if all rows of a side are the same.
 
     Warns:
-        NumericalWarning: There are so few rows that some correlations are 1 whatever the data.
+        NumericalWarning: There are so few rows that some correlations are 1 whatever the data; or
+            directions that may be more than rounding were left out.
 
     Example:
         >>> x = torch.randn(50, 3)
@@ -102,7 +103,8 @@ def pwcca(x: Tensor, y: Tensor, rcond: float | None = None) -> Tensor:
           `NumericalWarning` if all rows of a side are the same.
 
     Warns:
-        NumericalWarning: There are so few rows that some correlations are 1 whatever the data.
+        NumericalWarning: There are so few rows that some correlations are 1 whatever the data; or
+            directions that may be more than rounding were left out.
 
     References:
         Morcos, Raghu and Bengio, arXiv:1806.05759.
@@ -126,6 +128,7 @@ class Directions(NamedTuple):
         s: Singular values, the largest first.
         vh: Right ones, ``(K, D)``.
         live: Which of these directions count.
+        floor: What rounding of the entries alone may make of each singular value.
     """
 
     rows: Tensor
@@ -134,6 +137,7 @@ class Directions(NamedTuple):
     s: Tensor
     vh: Tensor
     live: Tensor
+    floor: Tensor
 
     @property
     def basis(self) -> Tensor:
@@ -165,20 +169,45 @@ def directions(
     u, s, vh = torch.linalg.svd(rows.detach() * units, full_matrices=False)
     n, d = x.shape
     least = s[:1] * (rank_tolerance(d, eps) if rcond is None else rcond)
+    floor = 2 * eps * s[:1].expand_as(s)
     if rcond is None:
         # `rank_tolerance` is for numbers of the size of what they do. About a large mean they are
         # rounded by more: entry (i, j) by at most eps |x_ij|, so that the direction v has
         #   eps sqrt(sum_j (v_j units_j |x_j|)^2) (1 + sqrt(D / N))
         # of rounding, the last factor as in `rank_tolerance`.
         noise = (vh.square() @ (units.square() * about_zero)).sqrt()
-        least = torch.maximum(least, noise * (eps * (1 + (d / n) ** 0.5)))
+        noise = noise * (eps * (1 + (d / n) ** 0.5))
+        least, floor = torch.maximum(least, noise), torch.maximum(floor, noise)
     live = (s > 0) & ((s > least) | (s == s[:1]))
-    return Directions(rows, units, u, s, vh, live)
+    return Directions(rows, units, u, s, vh, live, floor)
+
+
+def warn_of_dropped(name: str, live: Tensor, s: Tensor, floor: Tensor) -> None:
+    """Warn if directions were taken for rounding that may be more.
+
+    Args:
+        name: Of the argument.
+        live: Which directions count.
+        s: Their singular values, the largest of them first or last.
+        floor: What rounding of the entries alone may make of them.
+    """
+    if not checks.eager() or live.is_meta:
+        return
+    # More than the floor is dropped because rows may have been computed in many steps, which is
+    # not known: see the margin of `rank_tolerance`.
+    doubtful = int((~live & (s > floor)).sum())
+    if doubtful:
+        warn(
+            f"{doubtful} of {len(s)} directions of `{name}` are so small, "
+            f"{float(s[~live].amax() / s.amax()):.1g} of the largest, that they are taken for "
+            "rounding and left out. If they are not, give float64 rows, or `rcond`, the share from "
+            "which on they count."
+        )
 
 
 def warn_of_few_rows(n: int, rank_x: Tensor, rank_y: Tensor) -> None:
     """Warn if so many directions in so few rows have canonical correlations of 1 by counting."""
-    if not checks.eager() or rank_x.is_meta:
+    if not checks.readable(rank_x, rank_y) or rank_x.is_meta:
         return
     a, b = int(rank_x), int(rank_y)
     surplus = a + b - (n - 1)
@@ -211,6 +240,9 @@ def _bases(x: Tensor, y: Tensor, rcond: float | None, variance: float | None = N
     )
     if variance is not None:
         first, second = _carrying(first, variance), _carrying(second, variance)
+    elif rcond is None and pair.speaks:
+        for name, side in (("x", first), ("y", second)):
+            warn_of_dropped(name, side.live, side.s, side.floor)
     rank_x, rank_y = first.live.sum(), second.live.sum()
     warn_of_few_rows(len(pair.x), rank_x, rank_y)
     return _Bases(pair, first, second, torch.minimum(rank_x, rank_y))

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.linalg import full_precision
 from relreps.metrics.hsic import FEWEST, InnerProducts, batch_hsic, hsic
 from relreps.metrics.kernels import Kernel, KernelLike, resolve_kernel
 from relreps.metrics.paired import Pair, paired_rows
 
 #: Why a side may have no HSIC with itself in any batch.
-NO_BATCH = "in every batch all similarities are equal, or no median distance is above zero"
+NO_BATCH = (
+    "in every batch all similarities are equal, or no median distance is above zero, or one row "
+    "outweighs all others"
+)
 
 _LINEAR = resolve_kernel("linear")
 
@@ -46,6 +50,10 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]; debiased, in [-1, 1]. NaN
           with a `NumericalWarning` if all rows of a side are the same; debiased, also if all
           products of different rows are equal, as they are for the corners of a simplex.
+
+    Warns:
+        NumericalWarning: The biased form would be far above 0 for independent spaces of these sizes
+            and variances.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])
@@ -139,13 +147,14 @@ def minibatch_cka(
         Nguyen, Raghu and Kornblith, arXiv:2010.15327.
     """
     resolved = resolve_kernel(kernel)
-    checks.check_size("batch_size", batch_size, FEWEST[True][0])
+    batch_size = checks.check_size("batch_size", batch_size, FEWEST[True][0])
     pair = paired_rows(x, y, *FEWEST[True], rescaled=resolved.degree is not None)
     # As many batches as come nearest to the size, and none with fewer rows than it takes.
     batches = max(1, min(round(len(pair.x) / batch_size), len(pair.x) // FEWEST[True][0]))
     parts = zip(pair.x.tensor_split(batches), pair.y.tensor_split(batches), strict=True)
-    sums = [batch_hsic(pair._replace(x=a, y=b), resolved) for a, b in parts]
-    return _cosine(pair, InnerProducts(*torch.stack(sums).mean(0)), NO_BATCH)
+    with full_precision(pair.x):
+        sums = [batch_hsic(pair._replace(x=a, y=b), resolved) for a, b in parts]
+        return _cosine(pair, InnerProducts(*torch.stack(sums).mean(0)), NO_BATCH)
 
 
 def _cka(x: Tensor, y: Tensor, kernel: Kernel, debiased: bool) -> Tensor:

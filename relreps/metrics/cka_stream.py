@@ -36,20 +36,37 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.description import description
+from relreps._core.distributed import check_agreement
 from relreps._core.linalg import as_float64, at_least_float32
 from relreps._core.rounding import is_constant, rounding_of, unit_of
+from relreps._core.state import Stateful, write_all
 from relreps.metrics.cka import NO_BATCH
-from relreps.metrics.hsic import FEWEST, InnerProducts, batch_hsic, debias, feature_noise, in_unit
-from relreps.metrics.kernels import KernelLike, resolve_kernel
+from relreps.metrics.hsic import (
+    FEWEST,
+    OUTWEIGHS,
+    InnerProducts,
+    batch_hsic,
+    debias,
+    feature_noise,
+    in_unit,
+    warn_of_bias,
+)
+from relreps.metrics.kernels import ALL_EQUAL, KernelLike, resolve_kernel
 from relreps.metrics.paired import paired_rows, undefined
-from relreps.moments import FeatureMoments, Moments, RowMoments
+from relreps.moments import FeatureMoments, Moments, RowMoments, elementwise, outer, row_moments
+from relreps.moments.rows import finite_moments
+from relreps.moments.value import BOTH
+
+_SQUARES = ((0, 0),)
 
 
 class Frame(NamedTuple):
@@ -79,7 +96,10 @@ class Frame(NamedTuple):
         z = (as_float64(x) - self.origin) / self.unit
         longer = torch.cat((z, z.square().sum(-1, keepdim=True)), 1)
         narrow = longer.to(wide.dtype)
-        return narrow if bool(narrow.isfinite().all()) else longer
+        # Products with a row that outweighs all others keep what is left of them in float64 only.
+        lengths = longer[:, -1]
+        keeps = narrow.isfinite().all() & (lengths.amax() <= OUTWEIGHS * lengths.median())
+        return narrow if bool(keeps) else longer
 
     def into(self, other: Frame) -> tuple[Tensor, Tensor]:
         """What rows in this frame are multiplied with to be in another one, and then moved by."""
@@ -102,7 +122,7 @@ class Frame(NamedTuple):
 def rounding_squared(x: Tensor, y: Tensor) -> Tensor:
     """Squared relative rounding of either side, ``(1, 2)``: their mean is that of mixed types."""
     eps = rounding_of(x.dtype), rounding_of(y.dtype)
-    return torch.tensor([[eps[0] ** 2, eps[1] ** 2]], dtype=torch.float64)
+    return torch.tensor([[eps[0] ** 2, eps[1] ** 2]], dtype=torch.float64, device="cpu")
 
 
 def cka_of_moments(moments: RowMoments, frames: Sequence[Frame], squared_eps: Tensor) -> Tensor:
@@ -139,10 +159,14 @@ def cka_of_moments(moments: RowMoments, frames: Sequence[Frame], squared_eps: Te
         h_xy = debias(h_xy, q @ xy @ p + 1 / n, 1, n)
         h_xx = debias(h_xx, q @ xx @ q + 1 / n, 1, n)
         h_yy = debias(h_yy, p @ yy @ p + 1 / n, 1, n)
-    return InnerProducts(h_xy, h_xx, h_yy, *noise).cosine("its similarities are all equal")
+    found = InnerProducts(h_xy, h_xx, h_yy, *noise)
+    if not debiased:
+        one = h_xx.new_ones(())  # the trace, in these units
+        warn_of_bias(n, one, one, found)
+    return found.cosine(ALL_EQUAL)
 
 
-class CKA(nn.Module):
+class CKA(Stateful):
     r"""Linear CKA of rows that arrive in batches; equal to `linear_cka` of all of them.
 
     It keeps means and products of features, never rows: :math:`O((D + E)^2)` memory. The size of
@@ -165,8 +189,8 @@ class CKA(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, debiased: bool = False) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("out_features", out_features)
+        in_features = checks.check_size("in_features", in_features)
+        out_features = checks.check_size("out_features", out_features)
         self.in_features, self.out_features = in_features, out_features
         self.debiased = debiased
         self.moments = Moments(in_features + debiased, out_features + debiased)
@@ -183,14 +207,23 @@ class CKA(nn.Module):
         checks.check_paired(x, y)
         checks.check_finite("x", x)
         checks.check_finite("y", y)
-        if x.shape[0]:
-            if not bool(self.frame_x.count):
-                for stream, rows in ((self.frame_x, x), (self.frame_y, y)):
-                    frame = Frame.of(rows, self.debiased)
-                    stream.update(torch.cat((frame.origin, frame.unit[None]))[None])
+        if not x.shape[0]:
+            return self
+        # Computed first, and written in one step: an interrupt finds all of it, or nothing.
+        new: list[tuple[Tensor, Tensor]] = []
+        if bool(self.frame_x.count):
             of_x, of_y = self._frames()
-            self.moments.update(of_x.rows(x), of_y.rows(y))
-            self.rounding_squared.update(rounding_squared(x, y).expand(x.shape[0], 2))
+        else:
+            of_x, of_y = Frame.of(x, self.debiased), Frame.of(y, self.debiased)
+            for stream, frame in ((self.frame_x, of_x), (self.frame_y, of_y)):
+                row = torch.cat((frame.origin, frame.unit[None]))[None]
+                new += stream.plus(row_moments(row, pairs=_SQUARES, product=elementwise))
+        rows = finite_moments(
+            partial(row_moments, pairs=BOTH, product=outer), of_x.rows(x), of_y.rows(y)
+        )
+        eps = rounding_squared(x, y).to(self.moments.count.device).expand(x.shape[0], 2)
+        rounding = row_moments(eps, pairs=_SQUARES, product=elementwise)
+        write_all([*new, *self.moments.plus(rows), *self.rounding_squared.plus(rounding)])
         return self
 
     def compute(self) -> Tensor:
@@ -199,8 +232,7 @@ class CKA(nn.Module):
 
     def reset(self) -> Self:
         """Forget everything."""
-        for part in (self.moments, self.frame_x, self.frame_y, self.rounding_squared):
-            part.reset()
+        write_all((buffer, torch.zeros_like(buffer)) for buffer in self.buffers())
         return self
 
     def merge(self, other: Self) -> Self:
@@ -210,20 +242,35 @@ class CKA(nn.Module):
                 f"`other` must be a CKA({self.extra_repr()}), got {other}. Merge equal sizes."
             )
         if bool(other.moments.count):
-            if not bool(self.frame_x.count):
-                self.frame_x.merge(other.frame_x)
-                self.frame_y.merge(other.frame_y)
-            self.moments.add(other._moments_in(self._frames()))
-            self.rounding_squared.merge(other.rounding_squared)
+            whole = copy.deepcopy(self)
+            if not bool(whole.frame_x.count):
+                whole.frame_x.merge(other.frame_x)
+                whole.frame_y.merge(other.frame_y)
+            whole.moments.add(other._moments_in(whole._frames()))
+            whole.rounding_squared.merge(other.rounding_squared)
+            self._become(whole)
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Put together what all processes have seen; every process then holds the whole."""
-        before = copy.deepcopy(self)
-        for part in (self.frame_x, self.frame_y, self.rounding_squared):
+        """Put together what all processes have seen; every process then holds the whole.
+
+        Args:
+            group: The processes; all of them by default.
+
+        Raises:
+            ValueError: In every process, if they hold different measures; nothing has changed then.
+            RuntimeError: There is no process group, or it was called before.
+        """
+        check_agreement("The measure", f"CKA({self.extra_repr()})", group)
+        whole = copy.deepcopy(self)
+        for part in (whole.frame_x, whole.frame_y, whole.rounding_squared):
             part.all_reduce(group)
-        self.moments.reset().add(before._moments_in(self._frames())).all_reduce(group)
+        whole.moments.reset().add(self._moments_in(whole._frames())).all_reduce(group)
+        self._become(whole)
         return self
+
+    def _become(self, other: Self) -> None:
+        write_all(zip(self.buffers(), other.buffers(), strict=True))
 
     def _frames(self) -> tuple[Frame, Frame]:
         # Several processes have the mean of their units, which is no power of two.
@@ -249,7 +296,7 @@ class CKA(nn.Module):
         )
 
 
-class MinibatchCKA(nn.Module):
+class MinibatchCKA(Stateful):
     """`minibatch_cka` of batches that arrive one by one; a few numbers are all it keeps.
 
     Every batch counts alike, so give it batches of one size. A batch in which a side is constant
@@ -307,7 +354,16 @@ class MinibatchCKA(nn.Module):
         return self
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """Put together what all processes have seen; every process then holds the whole."""
+        """Put together what all processes have seen; every process then holds the whole.
+
+        Args:
+            group: The processes; all of them by default.
+
+        Raises:
+            ValueError: In every process, if they have different kernels; nothing has changed then.
+            RuntimeError: There is no process group, or it was called before.
+        """
+        check_agreement("The measure", f"MinibatchCKA(kernel={description(self.kernel)})", group)
         self.stream.all_reduce(group)
         return self
 

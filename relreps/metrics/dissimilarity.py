@@ -12,6 +12,7 @@ from torch import Tensor
 
 from relreps._core import blocks, checks
 from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps._core.pairwise import distances
 from relreps.metrics.hsic import InnerProducts, from_sums, products, similarity_noise
 from relreps.metrics.paired import Pair, centered, paired_rows
 from relreps.moments import RowMoments, elementwise, row_moments
@@ -69,18 +70,20 @@ def rsa(
     """
     if not callable(compare):
         checks.check_choice("compare", compare, ("spearman", "pearson", "cosine"))
-    distances = _resolved(rdm)
-    pair = paired_rows(x, y, 3, "a correlation of distances", rescaled=distances.rescaled)
+    rule = _resolved(rdm)
+    pair = paired_rows(x, y, 3, "a correlation of distances", rescaled=rule.rescaled)
     with full_precision(pair.x):
-        parts = _upper_triangles(pair, distances)
+        parts = _upper_triangles(pair, rule)
         if callable(compare):
             return pair.result(_compared(compare, *map(torch.cat, zip(*parts, strict=True))))
         if compare == "spearman":
+            checks.check_readable("x", pair.x)
+            checks.check_readable("y", pair.y)
             with torch.no_grad():
                 a, b = map(torch.cat, zip(*parts, strict=True))
-                sums = _of_ranks(a, b, distances, pair.eps)
+                sums = _of_ranks(a, b, rule, pair.eps)
         else:
-            sums = _of_distances(parts, distances, pair.eps, centered=compare == "pearson")
+            sums = _of_distances(parts, rule, pair.eps, centered=compare == "pearson")
         return pair.result(sums.cosine(_ALL_EQUAL if pair.speaks else None))
 
 
@@ -112,10 +115,10 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
         Szekely and Rizzo, arXiv:1310.2926.
     """
     pair = paired_rows(x, y, 4, "the debiased estimator")
-    distances = _resolved("euclidean")
+    rule = _resolved("euclidean")
     parts, of_x, of_y = [], [], []
     with full_precision(pair.x):
-        from_x, from_y = distances.of(pair.x), distances.of(pair.y)
+        from_x, from_y = rule.of(pair.x), rule.of(pair.y)
         for rows in _row_blocks(pair.x):
             a, b = as_float64(from_x(rows, 0)), as_float64(from_y(rows, 0))
             parts.append(torch.stack(products(a, b)))
@@ -153,8 +156,7 @@ def _resolved(rdm: str | Distances) -> _Dissimilarity:
         return _Dissimilarity(lambda x: x, partial(_given, rdm))
     checks.check_choice("rdm", rdm, ("euclidean", "cosine", "correlation"))
     if rdm == "euclidean":
-        exact = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
-        return _Dissimilarity(centered, exact, rescaled=True)
+        return _Dissimilarity(centered, distances, rescaled=True)
     # Cosines are rounded as numbers of size 1, however near two rows are.
     prepare = unit_rows if rdm == "cosine" else _unit_rows_about_own_mean
     return _Dissimilarity(prepare, lambda a, b: 1 - a @ b.mT, size=1.0)

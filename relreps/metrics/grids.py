@@ -196,4 +196,4 @@ def _table(names: Names, score: Callable[[int, int], Any]) -> Tensor:
                 said[text] = warning.category  # type: ignore[assignment]
     for text, category in said.items():
         warn(text, category)
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")

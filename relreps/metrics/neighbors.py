@@ -2,16 +2,17 @@
 
 Each space is searched in itself: :math:`N_X(i)` are the k rows of ``x`` with the largest cosine to
 row i, row i itself left out by its index. The widths may differ, and a space may be rotated or its
-rows rescaled without effect. Copies of a row tie exactly, and ties go to the lowest index. Rows are
-handled in chunks: O(N^2 (D + E)) time, O(chunk N) memory. Results are scalar tensors; they are not
-differentiable. Where all rows of a space point the same way nobody is near anybody: the result is
-NaN, with a `NumericalWarning`.
+rows rescaled without effect. Where rows tie for the last places, as copies do, and codes on a
+grid, the result is the expected value over random choices among them, drawn independently in the
+two spaces: it does not depend on the order of the rows. Hence a space with ties at the k-th place
+is not quite like itself. Rows are handled in chunks: O(N^2 (D + E)) time, O(chunk N) memory.
+Results are scalar tensors; they are not differentiable. Where all rows of a space point the same
+way nobody is near anybody: the result is NaN, with a `NumericalWarning`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,14 +22,16 @@ from relreps._core import checks
 from relreps._core.warnings import warn
 from relreps.metrics.search import (
     CHUNK,
+    Nearest,
     Search,
     Space,
     chunks,
+    nearest,
     overlap,
     searched_spaces,
-    top_k,
 )
 from relreps.metrics.streaming import PairedRows
+from relreps.metrics.ties import Drawn, drawn, expected_common, expected_jaccard, some_at_once
 
 
 def mutual_knn(
@@ -64,7 +67,7 @@ def mutual_knn(
     first, second = _spaces(x, y, k, spare=int(calibrated))
     if _has_either_collapsed(first, second):
         return first.nan()
-    share = _common(first, second, k, chunk_size).double().mean() / k
+    share = _mean_agreement(first, second, k, chunk_size, lambda n: n / k, _expected_share)
     if calibrated:
         chance = k / (len(x) - 1)
         share = (share - chance) / (1 - chance)
@@ -91,7 +94,7 @@ class MutualKNN(PairedRows):
 
     def __init__(self, k: int = 10, calibrated: bool = False) -> None:
         super().__init__()
-        checks.check_size("k", k)
+        k = checks.check_size("k", k)
         self.k, self.calibrated = k, calibrated
 
     def compute(self) -> Tensor:
@@ -126,8 +129,10 @@ def neighborhood_jaccard(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int =
     first, second = _spaces(x, y, k)
     if _has_either_collapsed(first, second):
         return first.nan()
-    common = _common(first, second, k, chunk_size).double()
-    return (common / (2 * k - common)).mean().to(first.rows)
+    index = _mean_agreement(
+        first, second, k, chunk_size, lambda n: n / (2 * k - n), expected_jaccard
+    )
+    return index.to(first.rows)
 
 
 def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
@@ -145,10 +150,12 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
 
     is the unbiased independence criterion without its common factor. At k = N - 1 this is the
     debiased linear CKA of the unit rows; smaller k look at local structure. Symmetric. 1 for equal
-    spaces, and no cosine in general: the three terms differ in their masks, so that nothing bounds
-    it, and with few rows it may be far outside of [0, 1] (7 rows and k=4: beyond 20). By chance:
-    about k / N for k much smaller than N, which are the neighbours in common, and 0 at N - 1. NaN
-    with a `NumericalWarning` if a self term is not positive.
+    spaces without ties, and no cosine in general: the three terms differ in their masks, so that
+    nothing bounds it, and with few rows it may be far outside of [0, 1] (7 rows and k=4: beyond
+    20). By chance: about k / N for k much smaller than N, which are the neighbours in common, and
+    0 at N - 1. Where neighbours tie it is the expected value, exactly: equals have equal cosines,
+    so that the self terms do not depend on which of them are taken. NaN with a `NumericalWarning`
+    if a self term is not positive.
 
     The authors' released code pairs :math:`K_{ij}` with :math:`L_{ji}`, which differs because
     being a neighbour is not mutual, and is not symmetric in its arguments.
@@ -166,16 +173,19 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
         Huh et al., arXiv:2405.07987, appendix A.
     """
     first, second = _spaces(x, y, k, minimum=4)
-    checks.check_size("k", k, minimum=2)
+    k = checks.check_size("k", k, minimum=2)
     if _has_either_collapsed(first, second):
         return first.nan()
-    n, terms = len(x), torch.zeros(3, 4, dtype=torch.float64, device=x.device)
+    n, terms = len(x), torch.zeros(3, 5, dtype=torch.float64, device=x.device)
     for found in _neighbors(first, second, k, chunk_size):
-        ours, theirs = found.x_values.double(), found.y_values.double()
-        parts = (_joint(found), (ours, ours), (theirs, theirs))
-        terms += torch.stack([_terms(a, b) for a, b in parts])
-    products, sum_a, sum_b, rows = terms.unbind(1)
-    h = products + sum_a * sum_b / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows
+        # Equals have equal cosines, so that only what is in common depends on which are taken.
+        ours, theirs = (cosines.double() for cosines in found.cosines())
+        settled = _joint(found, ours, theirs)
+        terms += torch.stack([_terms(*settled), _terms(ours, ours), _terms(theirs, theirs)])
+        for part in found.tied(n):
+            terms[0] += _expected_terms(*found.drawn(part, k), *found.all_cosines(part))
+    products, sum_a, sum_b, rows, excess = terms.unbind(1)
+    h = products + (sum_a * sum_b + excess) / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows
     cross, self_x, self_y = h.unbind()
     if not bool((self_x > 0) & (self_y > 0)):
         warn(
@@ -187,45 +197,124 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
 
 
 class _Neighbors(NamedTuple):
-    """Neighbours of a chunk of rows ``(rows, k)`` in two spaces, and their cosines."""
+    """Neighbours of a chunk of rows in two spaces, and where they were looked for."""
 
-    x_indices: Tensor
-    x_values: Tensor
-    y_indices: Tensor
-    y_values: Tensor
+    rows: Tensor
+    nearest: tuple[Nearest, Nearest]
+    spaces: tuple[Space, Space]
+    searches: tuple[Search, Search]
+
+    def cosines(self) -> list[Tensor]:
+        """Those of the neighbours in either space, ``(rows, k)``."""
+        return [
+            search.cosines(found.scores, space.rows[self.rows])
+            for found, space, search in zip(self.nearest, self.spaces, self.searches, strict=True)
+        ]
+
+    def tied(self, columns: int) -> Iterator[Tensor]:
+        """Rows whose last neighbour is not decided in one of the spaces, some at a time."""
+        ours, theirs = self.nearest
+        return some_at_once(self.rows[ours.tied | theirs.tied], columns)
+
+    def drawn(self, rows: Tensor, k: int) -> list[Drawn]:
+        """The random neighbours of some rows in either space."""
+        return [
+            drawn(search.exact.others(space.exact_rows(rows), rows), k)
+            for space, search in zip(self.spaces, self.searches, strict=True)
+        ]
+
+    def all_cosines(self, rows: Tensor) -> list[Tensor]:
+        """Of some rows with all of either space."""
+        return [
+            search.exact.cosines(search.exact(wide), wide)
+            for wide, search in (
+                (space.exact_rows(rows), search)
+                for space, search in zip(self.spaces, self.searches, strict=True)
+            )
+        ]
 
 
 def _neighbors(x: Space, y: Space, k: int, chunk_size: int) -> Iterator[_Neighbors]:
-    searches = [(side.rows, Search(side, chunk_size)) for side in (x, y)]
+    spaces, searches = (x, y), (Search(x, chunk_size), Search(y, chunk_size))
+    everybody = torch.arange(len(x.rows), device=x.rows.device)
     for rows in chunks(len(x.rows), chunk_size):
-        found: list[Tensor] = []
-        for queries, search in searches:
-            similar = search(queries[rows])
-            similar.diagonal(rows.start).fill_(-math.inf)
-            indices = top_k(similar, k)
-            found += [indices, similar.gather(1, indices) + search.constant(queries[rows])]
-        yield _Neighbors(*found)
+        own = everybody[rows]
+        ours, theirs = (
+            nearest(search.others(space.rows[rows], own), k)
+            for space, search in zip(spaces, searches, strict=True)
+        )
+        yield _Neighbors(own, (ours, theirs), spaces, searches)
 
 
-def _common(x: Space, y: Space, k: int, chunk_size: int) -> Tensor:
-    """Number of neighbours that each item has in common, ``(N,)``."""
-    found = _neighbors(x, y, k, chunk_size)
-    return torch.cat([overlap(f.x_indices, f.y_indices) for f in found])
+def _mean_agreement(
+    x: Space,
+    y: Space,
+    k: int,
+    chunk_size: int,
+    of_common: Callable[[Tensor], Tensor],
+    expected: Callable[[Drawn, Drawn], Tensor],
+) -> Tensor:
+    """Mean over the items of a function of how many neighbours they have in common, in float64.
+
+    Args:
+        x: One space.
+        y: The other.
+        k: Number of neighbours.
+        chunk_size: Rows at once.
+        of_common: The function.
+        expected: Its expected value for neighbours that are drawn.
+    """
+    parts = []
+    for found in _neighbors(x, y, k, chunk_size):
+        ours, theirs = found.nearest
+        parts.append(of_common(overlap(ours.columns, theirs.columns).double()))
+        for part in found.tied(len(x.rows)):
+            parts[-1][part - found.rows[0]] = expected(*found.drawn(part, k))
+    return torch.cat(parts).mean()
 
 
-def _joint(found: _Neighbors) -> tuple[Tensor, Tensor]:
-    """Cosines in both spaces of the neighbours in common, with zeros between them."""
+def _expected_share(a: Drawn, b: Drawn) -> Tensor:
+    return expected_common(a, b) / (a.sure.sum(1) + a.room[:, 0])
+
+
+def _joint(found: _Neighbors, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines in both spaces of the neighbours in common, zeros between them and at ties."""
+    a, b = found.nearest
     # Sorted by index, and x before y, the two entries of a common neighbour lie side by side.
-    indices, order = torch.cat((found.x_indices, found.y_indices), 1).sort(dim=-1, stable=True)
-    values = torch.cat((found.x_values, found.y_values), 1).double().gather(1, order)
-    common = indices[:, 1:] == indices[:, :-1]
+    indices, order = torch.cat((a.columns, b.columns), 1).sort(dim=-1, stable=True)
+    values = torch.cat((ours, theirs), 1).gather(1, order)
+    common = (indices[:, 1:] == indices[:, :-1]) & ~(a.tied | b.tied)[:, None]
     return values[:, :-1] * common, values[:, 1:] * common
 
 
 def _terms(a: Tensor, b: Tensor) -> Tensor:
-    """What the criterion sums over rows: products, entries of each, products of row sums."""
+    """What the criterion sums over rows: products, entries of each, products of row sums.
+
+    The fifth is by how much the product of the row sums is larger than that of their means.
+    """
     rows_a, rows_b = a.sum(1), b.sum(1)
-    return torch.stack(((a * b).sum(), rows_a.sum(), rows_b.sum(), rows_a @ rows_b))
+    settled = (a * b).sum(), rows_a.sum(), rows_b.sum(), rows_a @ rows_b
+    return torch.stack((*settled, settled[0].new_zeros(())))
+
+
+def _expected_terms(x: Drawn, y: Drawn, k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    r"""What `_terms` are on average for neighbours in common that are drawn."""
+    p, q = x.chance, y.chance
+    # In a row, with A_j whether j is a neighbour in common,
+    #   E[r s] = sum_j K_j L_j E[A_j] + sum_{j != l} K_j L_l E[A_j A_l],
+    #   E[A_j A_l] = (p_j p_l - d tau_j tau_l) (q_j q_l - e sigma_j sigma_l),
+    # tau and sigma for those that tie in either space, d and e their repulsion. Multiplied out it
+    # is four products of sums over all j and l, and what they have at j = l is taken away.
+    both, d, e = p * q, x.repulsion, y.repulsion
+    parts = ((1, both), (-e, p * y.tied), (-d, x.tied * q), (d * e, x.tied * y.tied))
+    pairs = torch.stack(
+        [(f * (k * w).sum(1, keepdim=True) * (l * w).sum(1, keepdim=True)).sum() for f, w in parts]
+    ).sum()
+    twice = k * l * (p.square() - d * x.tied) * (q.square() - e * y.tied)
+    product = (k * l * both).sum()
+    rows_k, rows_l = (k * both).sum(1), (l * both).sum(1)
+    rows = product + pairs - twice.sum()
+    return torch.stack((product, rows_k.sum(), rows_l.sum(), rows, rows - rows_k @ rows_l))
 
 
 def _spaces(
@@ -233,7 +322,7 @@ def _spaces(
 ) -> tuple[Space, Space]:
     """Two spaces where each row has ``k`` others, and ``spare`` more."""
     first, second = searched_spaces(x, y, minimum=minimum + spare)
-    checks.check_k(k, len(x) - 1, "other rows")
+    k = checks.check_k(k, len(x) - 1, "other rows")
     if k >= len(x) - spare:
         raise ValueError(
             f"`k` must be at most {len(x) - 1 - spare} to be calibrated, got {k}: all "

@@ -65,17 +65,13 @@ def paired_rows(
         if side.shape[1] == 0:
             raise ValueError(f"`{name}` must have at least one feature, got {tuple(side.shape)}.")
     checks.check_paired(x, y)
-    if x.device != y.device:
-        raise ValueError(
-            f"`x` and `y` must be on one device, got {x.device} and {y.device}. Move one by `.to`."
-        )
     if x.shape[0] < minimum:
         raise ValueError(
             f"`x` and `y` must have at least {minimum} rows for {what}, got {x.shape[0]}."
         )
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     eps = rounding_of(x.dtype), rounding_of(y.dtype)
-    seen = checks.eager() and not x.is_meta
+    seen = checks.readable(x, y) and not x.is_meta
     sides, defined = [], []
     for name, given, rounding in (("x", x, eps[0]), ("y", y, eps[1])):
         side = given.to(dtype)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps._core.linalg import full_precision, unit_rows
 from relreps._core.rounding import is_constant
-from relreps.metrics.paired import centered, paired_rows, undefined
+from relreps.metrics.paired import paired_rows, undefined
 from relreps.similarity import cosine
 
 
@@ -57,8 +57,9 @@ def latent_similarity(x: Tensor, y: Tensor, anchors: Tensor, centered: bool = Fa
 
 def _points_apart(name: str, unit: Tensor, eps: float, speaks: bool) -> Tensor:
     """Whether not all rows of length one point the same way, up to rounding."""
-    rows = as_float64(unit)
-    apart = ~is_constant(centered(rows).square().sum(), rows.square().sum(), eps)
+    # About the first row, not the mean: rows that are equal are equal to it, and differences of
+    # near numbers are exact, so there is no need of a copy in float64.
+    apart = ~is_constant((unit - unit[:1]).square().sum(), unit.square().sum(), eps)
     if speaks and not bool(apart):
         undefined(f"all rows of `{name}` point the same way")
     return apart
@@ -67,7 +68,7 @@ def _points_apart(name: str, unit: Tensor, eps: float, speaks: bool) -> Tensor:
 def _check_anchors(anchors: Tensor, x: Tensor) -> None:
     """Refuse what is not indices of rows."""
     if not isinstance(anchors, Tensor):
-        raise TypeError(f"`anchors` must be a tensor of row indices, got {type(anchors).__name__}.")
+        raise checks.not_a_tensor("anchors", anchors, "a tensor of row indices")
     if anchors.dtype not in (torch.int64, torch.int32):
         raise TypeError(
             f"`anchors` must be integers, the indices of rows, got {anchors.dtype}. "
@@ -78,7 +79,7 @@ def _check_anchors(anchors: Tensor, x: Tensor) -> None:
             "`anchors` must have shape (A,), with at least one index of a row, got "
             f"{tuple(anchors.shape)}."
         )
-    if checks.eager() and not anchors.is_meta:
+    if checks.readable(anchors) and not anchors.is_meta:
         low, high = (int(bound) for bound in anchors.aminmax())
         if low < 0 or high >= x.shape[0]:
             raise ValueError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from relreps._core import checks
 from relreps._core.linalg import as_float64, differentiable_once, full_precision
 from relreps._core.warnings import warn
-from relreps.metrics.cca import directions
+from relreps.metrics.cca import directions, warn_of_dropped
 from relreps.metrics.paired import centered, paired_rows
 
 
-def regression_r2(x: Tensor, y: Tensor) -> Tensor:
+def regression_r2(x: Tensor, y: Tensor, *, rcond: float | None = None) -> Tensor:
     r"""Share of the variance of ``y`` that the best affine map of ``x`` explains.
 
     .. math:: R^2 = 1 - \min_B \frac{\lVert Y_c - X_c B \rVert_F^2}{\lVert Y_c \rVert_F^2}
@@ -25,13 +26,15 @@ def regression_r2(x: Tensor, y: Tensor) -> Tensor:
     Args:
         x: What is given, the source.
         y: What is predicted, the target: the same items, in the same order.
+        rcond: As in `mean_cca`: from which share of the largest on a direction of ``x`` counts.
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]. NaN with a
           `NumericalWarning` if all rows of a side are the same.
 
     Warns:
-        NumericalWarning: ``x`` has as many directions as rows allow, so that it explains anything.
+        NumericalWarning: ``x`` has as many directions as rows allow, so that it explains anything;
+            or directions of it that may be more than rounding were left out.
 
     Example:
         >>> x = torch.randn(50, 3)
@@ -41,8 +44,12 @@ def regression_r2(x: Tensor, y: Tensor) -> Tensor:
     References:
         Kornblith et al., arXiv:1905.00414.
     """
+    if rcond is not None:
+        checks.check_number("rcond", rcond, 0, 1)
     pair = paired_rows(x, y)
-    given = directions(pair.x, pair.eps[0])
+    given = directions(pair.x, pair.eps[0], rcond=rcond, in_units=rcond is None)
+    if rcond is None and pair.speaks:
+        warn_of_dropped("x", given.live, given.s, given.floor)
     with full_precision(pair.x):
         inverse = given.vh.mT * torch.where(given.live, 1 / torch.where(given.live, given.s, 1), 0)
         target = centered(as_float64(pair.y))

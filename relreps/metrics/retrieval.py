@@ -3,8 +3,10 @@
 Row i of ``x`` and row i of ``y`` encode the same item; both have the same width, as relative codes
 do. Rows are compared by their cosine, every query ``x`` against every key ``y``, in chunks of
 queries: O(N^2 D) time, O(chunk N) memory. Results are scalar tensors; they are not differentiable.
-Copies of a key tie exactly, and a right answer that ties with others has their mean rank. Where all
-keys point the same way there is nothing to find: the result is NaN, with a `NumericalWarning`.
+Where keys tie with the right answer, as copies of it do, or for the last places of a list, the
+result is the expected value over their random orders: it does not depend on the order of the rows.
+Where all keys point the same way there is nothing to find: the result is NaN, with a
+`NumericalWarning`.
 Definitions: Moschella et al., arXiv:2209.15430, section 4.1.
 """
 
@@ -15,18 +17,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps._core import checks
+from relreps._core import blocks, checks
 from relreps._core.linalg import full_precision
 from relreps.metrics.search import (
     CHUNK,
+    Nearest,
     Search,
     Space,
     chunks,
+    nearest,
     overlap,
     searched_spaces,
-    top_k,
 )
 from relreps.metrics.streaming import PairedRows
+from relreps.metrics.ties import drawn, expected_jaccard, some_at_once
 
 
 def retrieval_ranks(x: Tensor, y: Tensor, *, chunk_size: int = CHUNK) -> Tensor:
@@ -53,7 +57,7 @@ def retrieval_ranks(x: Tensor, y: Tensor, *, chunk_size: int = CHUNK) -> Tensor:
     queries, keys = _comparable(x, y)
     if keys.has_collapsed():
         return keys.nan().expand(len(keys.rows)).clone()
-    return _ranks(queries, keys, chunk_size)
+    return _places(queries, keys, chunk_size).mean_rank().to(keys.rows)
 
 
 def mean_reciprocal_rank(
@@ -62,12 +66,12 @@ def mean_reciprocal_rank(
     r"""Mean over the items of one over the rank of the right answer.
 
     .. math:: \mathrm{MRR} = \frac1N \sum_i \frac{1}{\rho_i}, \qquad
-              \rho_i = \tfrac12\Bigl(N + 1 + \sum_j \operatorname{sign}(s_{ij} - s_{ii})\Bigr)
+              \mathbb E \frac{1}{\rho_i} = \frac1t \sum_{r=b+1}^{b+t} \frac1r
 
-    :math:`\rho_i` is the rank of key i among all keys for query i, and the mean of the best and
-    the worst rank where keys tie. Truncated at k, ranks beyond k count zero, which is what the
-    released code of the paper computes; it is lower by at most 1 / (k + 1). By chance:
-    :math:`H_N / N`, or :math:`H_k / N`. Range [0, 1].
+    with :math:`\rho_i` the rank of key i among all keys for query i: one more than the b keys that
+    are nearer, and any of the next t, equally likely, where t keys tie, itself counted. Truncated
+    at k, ranks beyond k count zero, which is what the released code of the paper computes; it is
+    lower by at most 1 / (k + 1). By chance: :math:`H_N / N`, or :math:`H_k / N`. Range [0, 1].
 
     Args:
         x: Queries.
@@ -85,16 +89,17 @@ def mean_reciprocal_rank(
     """
     queries, keys = _comparable(x, y)
     if k is not None:
-        checks.check_k(k, len(keys.rows))
+        k = checks.check_k(k, len(keys.rows))
     if keys.has_collapsed():
         return keys.nan()
-    return _reciprocal(_ranks(queries, keys, chunk_size), k)
+    return _places(queries, keys, chunk_size).reciprocal(k).mean().to(keys.rows)
 
 
 def recall_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
     r"""Share of the queries whose right answer is among the ``k`` nearest keys.
 
-    A right answer tied with others counts by its mean rank. By chance: k / N. Range [0, 1].
+    A right answer that ties with others counts by the chance that it is among them: of t that tie
+    after b nearer ones, (k - b) / t, within [0, 1]. By chance: k / N. Range [0, 1].
 
     Args:
         x: Queries.
@@ -111,10 +116,10 @@ def recall_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -
         tensor(0.)
     """
     queries, keys = _comparable(x, y)
-    checks.check_k(k, len(keys.rows))
+    k = checks.check_k(k, len(keys.rows))
     if keys.has_collapsed():
         return keys.nan()
-    return _recall(_ranks(queries, keys, chunk_size), k)
+    return _places(queries, keys, chunk_size).recall(k).mean().to(keys.rows)
 
 
 def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tensor:
@@ -122,9 +127,10 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) 
 
     .. math:: \frac1N \sum_i \frac{|T(x_i) \cap T(y_i)|}{|T(x_i) \cup T(y_i)|}
 
-    with :math:`T(q)` the k rows of ``y`` most similar to q, the item itself included; ties go to
-    the lowest index. Both lists search ``y``, so it depends on the direction, unlike mutual
-    nearest neighbours. By chance: about k / 2N. Range [0, 1].
+    with :math:`T(q)` the k rows of ``y`` most similar to q, the item itself included. Both lists
+    search ``y``, so it depends on the direction, unlike mutual nearest neighbours. Where rows tie
+    for the last places each list takes any of them, independently of the other: the expected index
+    is exact, and below 1 then for equal spaces too. By chance: about k / 2N. Range [0, 1].
 
     Args:
         x: Queries.
@@ -141,15 +147,15 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) 
         tensor(1.)
     """
     queries, keys = _comparable(x, y)
-    checks.check_k(k, len(keys.rows))
+    k = checks.check_k(k, len(keys.rows))
     if keys.has_collapsed():
         return keys.nan()
     search = Search(keys, chunk_size)
-    common = [
-        overlap(top_k(search(queries.rows[rows]), k), top_k(search(keys.rows[rows]), k))
-        for rows in chunks(len(keys.rows), chunk_size)
-    ]
-    return _jaccard(torch.cat(common), k, keys)
+    indices = []
+    for rows in chunks(len(keys.rows), chunk_size):
+        found = nearest(search(queries.rows[rows]), k)
+        indices.append(_jaccard(search, queries, keys, rows, found))
+    return torch.cat(indices).mean().to(keys.rows)
 
 
 class RetrievalResult(NamedTuple):
@@ -183,7 +189,7 @@ def retrieval_scores(
         - x: :math:`(N, D)`; y: :math:`(N, D)`. Output: seven scalars.
     """
     first, second = _comparable(x, y)
-    checks.check_k(k, len(first.rows))
+    k = checks.check_k(k, len(first.rows))
     cosine = (first.rows * second.rows).sum(-1).mean()
     mrr_xy, jaccard_xy, recall_xy = _one_direction(first, second, k, chunk_size)
     mrr_yx, jaccard_yx, recall_yx = _one_direction(second, first, k, chunk_size)
@@ -209,7 +215,7 @@ class RetrievalScores(PairedRows):
 
     def __init__(self, k: int = 10) -> None:
         super().__init__()
-        checks.check_size("k", k)
+        k = checks.check_size("k", k)
         self.k = k
 
     def compute(self) -> RetrievalResult:
@@ -227,14 +233,16 @@ def _one_direction(
     if keys.has_collapsed():
         return keys.nan(), keys.nan(), keys.nan()
     search = Search(keys, chunk_size)
-    ranks, common = [], []
+    places, indices = [], []
     for rows in chunks(len(keys.rows), chunk_size):
-        similar = search(queries.rows[rows])
-        found = top_k(similar, k)
-        ranks.append(_mean_ranks(similar, rows.start))
-        common.append(overlap(found, top_k(search(keys.rows[rows]), k)))
-    rank = torch.cat(ranks)
-    return _reciprocal(rank, None), _jaccard(torch.cat(common), k, keys), _recall(rank, k)
+        scores = search(queries.rows[rows])
+        found = nearest(scores, k)
+        places.append(_place(scores, search, queries, rows.start))
+        indices.append(_jaccard(search, queries, keys, rows, found))
+    place = _Places.joined(places)
+    values = place.reciprocal(), torch.cat(indices), place.recall(k)
+    mrr, jaccard, recall = (value.mean().to(keys.rows) for value in values)
+    return mrr, jaccard, recall
 
 
 def _comparable(x: Tensor, y: Tensor) -> tuple[Space, Space]:
@@ -247,30 +255,87 @@ def _comparable(x: Tensor, y: Tensor) -> tuple[Space, Space]:
     return first, second
 
 
-def _ranks(queries: Space, keys: Space, chunk_size: int) -> Tensor:
+class _Places(NamedTuple):
+    """Where right answers stand, in float64 ``(rows,)``.
+
+    Attributes:
+        nearer: How many keys are nearer to the query.
+        tied: How many are as near, the right answer counted.
+    """
+
+    nearer: Tensor
+    tied: Tensor
+
+    @classmethod
+    def joined(cls, parts: list[_Places]) -> _Places:
+        """Those of several chunks."""
+        nearer, tied = (torch.cat(side) for side in zip(*parts, strict=True))
+        return cls(nearer, tied)
+
+    def mean_rank(self) -> Tensor:
+        """Expected rank."""
+        return self.nearer + (self.tied + 1) / 2
+
+    def recall(self, k: int) -> Tensor:
+        """Chance that the rank is at most ``k``."""
+        return ((k - self.nearer) / self.tied).clamp(0, 1)
+
+    def reciprocal(self, k: int | None = None) -> Tensor:
+        """Expected value of one over the rank, ranks beyond ``k`` counting zero."""
+        last = len(self.nearer) if k is None else k
+        ranks = torch.arange(1, last + 1, dtype=torch.float64, device=self.nearer.device)
+        harmonic = torch.cat((ranks.new_zeros(1), (1 / ranks).cumsum(0)))
+        first, end = (
+            harmonic[n.clamp(max=last).long()] for n in (self.nearer, self.nearer + self.tied)
+        )
+        return (end - first) / self.tied
+
+
+def _places(queries: Space, keys: Space, chunk_size: int) -> _Places:
     search = Search(keys, chunk_size)
     slices = chunks(len(keys.rows), chunk_size)
-    return torch.cat([_mean_ranks(search(queries.rows[rows]), rows.start) for rows in slices])
+    return _Places.joined(
+        [_place(search(queries.rows[rows]), search, queries, rows.start) for rows in slices]
+    )
 
 
-def _mean_ranks(similar: Tensor, start: int) -> Tensor:
-    """Rank of key ``start + i`` in row i; the mean rank where keys tie. Overwrites ``similar``."""
-    right = similar.diagonal(start)[:, None].clone()
-    signs = similar.sub_(right).sign_()
-    # A product with ones adds up several times faster than a sum, and is exact for integers below
-    # the 16 million that float32 holds.
-    with full_precision(signs):
-        return (signs.shape[1] + 1 + signs @ signs.new_ones(signs.shape[1])) / 2
+def _place(scores: Tensor, search: Search, queries: Space, start: int) -> _Places:
+    """Where key ``start + i`` stands in row i of the scores of a `Search`. Overwrites them."""
+    n = scores.shape[1]
+    right = scores.diagonal(start)[:, None].clone()
+    ones = scores.new_ones(n)
+    step = blocks.rows_in_passes(n, scores.device)
+    parts, ties = [], []
+    for some, own in zip(scores.split(step), right.split(step), strict=True):
+        ahead = some.sub_(own).clamp_(-1, 1)  # +1 or -1, and in between for what ties
+        # A product with ones adds up several times faster than a sum, and is exact for integers
+        # below the 16 million that float32 holds.
+        with full_precision(ahead):
+            surplus = (ahead @ ones).double()
+        nearer, tied = (surplus + (n - 1)) / 2, torch.ones_like(surplus)
+        # Where only the right answer itself lies in between, n - 1 squares of 1 are left.
+        between = n - torch.linalg.vector_norm(ahead, dim=1).double().square()
+        ties.append((between > 1.25) | (surplus != surplus.round()))
+        parts.append(_Places(nearer, tied))
+    places = _Places.joined(parts)
+    for part in some_at_once(torch.cat(ties).nonzero().flatten(), n):
+        own = start + part
+        exact = search.exact(queries.exact_rows(own))
+        ahead = exact - exact.gather(1, own[:, None])
+        places.nearer[part] = (ahead > 1).sum(1, dtype=torch.float64)
+        places.tied[part] = (ahead.abs() <= 1).sum(1, dtype=torch.float64)
+    return places
 
 
-def _reciprocal(ranks: Tensor, k: int | None) -> Tensor:
-    reciprocal = 1 / ranks
-    return (reciprocal if k is None else torch.where(ranks <= k, reciprocal, 0)).mean()
-
-
-def _recall(ranks: Tensor, k: int) -> Tensor:
-    return (ranks <= k).to(ranks.dtype).mean()
-
-
-def _jaccard(common: Tensor, k: int, keys: Space) -> Tensor:
-    return (common / (2 * k - common)).to(keys.rows).mean()
+def _jaccard(search: Search, queries: Space, keys: Space, rows: slice, found: Nearest) -> Tensor:
+    """Jaccard index of the lists ``found`` for some queries and those of their right answers."""
+    k = found.columns.shape[1]
+    right = nearest(search(keys.rows[rows]), k)
+    common = overlap(found.columns, right.columns).double()
+    index = common / (2 * k - common)
+    open_rows = (found.tied | right.tied).nonzero().flatten()
+    for part in some_at_once(open_rows, len(keys.rows)):
+        own = rows.start + part
+        lists = (drawn(search.exact(side.exact_rows(own)), k) for side in (queries, keys))
+        index[part] = expected_jaccard(*lists)
+    return index

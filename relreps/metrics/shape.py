@@ -8,7 +8,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.linalg import as_float64, differentiable_once, full_precision, inverse_sqrt
 from relreps._core.rounding import rank_tolerance, safe_reciprocal, safe_sqrt
-from relreps.metrics.cca import warn_of_few_rows
+from relreps.metrics.cca import warn_of_dropped, warn_of_few_rows
 from relreps.metrics.paired import Pair, centered, paired_rows
 from relreps.moments import RowMoments, elementwise, outer, row_moments
 
@@ -46,7 +46,9 @@ def procrustes_distance(x: Tensor, y: Tensor) -> Tensor:
     return differentiable_once(pair.result(value), "procrustes_distance")
 
 
-def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+def shape_distance(
+    x: Tensor, y: Tensor, alpha: float = 1.0, *, rcond: float | None = None
+) -> Tensor:
     r"""Angle between two spaces after the best rotation, with some of their scales evened out.
 
     .. math:: \theta = \arccos \frac{\lVert Z_x^\top Z_y \rVert_*}
@@ -66,6 +68,8 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
         x: First encoding.
         y: Second encoding of the same items, in the same order.
         alpha: From 0, every direction counts the same, to 1, each by its variance.
+        rcond: Directions whose singular value is at most this share of the largest are not evened
+            out, but left out of that part; by default what rounding of the rows may leave.
 
     Shape:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in :math:`[0, \pi / 2]`. NaN with a
@@ -73,7 +77,7 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
 
     Warns:
         NumericalWarning: With ``alpha=0``, there are so few rows that some directions agree
-            whatever the data.
+            whatever the data; below 1, directions that may be more than rounding were left out.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.0, 0.0]])
@@ -84,8 +88,10 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
         Williams et al., arXiv:2110.14739.
     """
     checks.check_number("alpha", alpha, 0, 1)
+    if rcond is not None:
+        checks.check_number("rcond", rcond, 0, 1)
     pair = paired_rows(x, y)
-    cosine = _cosine(pair, alpha)
+    cosine = _cosine(pair, alpha, rcond)
     # The angle by its tangent: the arc cosine has an infinite slope at 1, which stands for equal.
     squared_sine = 1 - cosine.square()
     apart = squared_sine > 64 * torch.finfo(cosine.dtype).eps
@@ -94,7 +100,7 @@ def shape_distance(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     return differentiable_once(pair.result(angle), "shape_distance")
 
 
-def _cosine(pair: Pair, alpha: float) -> Tensor:
+def _cosine(pair: Pair, alpha: float, rcond: float | None = None) -> Tensor:
     """Largest cosine between the two spaces over all rotations, in float64."""
     with full_precision(pair.x):
         x, y = _narrowed(pair.x), _narrowed(pair.y)
@@ -104,7 +110,7 @@ def _cosine(pair: Pair, alpha: float) -> Tensor:
         xx, xy, yy = moments.scatters
         if alpha < 1:
             (to_x, rank_x), (to_y, rank_y) = (
-                _evening(moments, side, alpha, eps) for side, eps in enumerate(pair.eps)
+                _evening(moments, side, alpha, pair, rcond) for side in (0, 1)
             )
             if alpha == 0:
                 warn_of_few_rows(len(x), rank_x, rank_y)
@@ -125,24 +131,35 @@ def _narrowed(x: Tensor) -> Tensor:
     return x @ basis
 
 
-def _evening(moments: RowMoments, side: int, alpha: float, eps: float) -> tuple[Tensor, Tensor]:
+def _evening(
+    moments: RowMoments, side: int, alpha: float, pair: Pair, rcond: float | None
+) -> tuple[Tensor, Tensor]:
     """The map from centred rows to what is compared, see `shape_distance`; and their rank."""
     scatter = moments.of(side).xx
     size = scatter.trace()
     size = torch.where(size > 0, size, 1)
     # As in `directions`: a share of what a feature does, and what it is rounded by about its mean.
-    d, n = len(scatter), moments.total
-    noise = rank_tolerance(d, eps) ** 2 * scatter.diagonal() / size
-    about_mean = n * moments.means[side].square() / size
-    noise = noise + about_mean * (eps * (1 + (d / n) ** 0.5)) ** 2
+    d, n, eps = len(scatter), moments.total, pair.eps[side]
+    if rcond is None:
+        noise = rank_tolerance(d, eps) ** 2 * scatter.diagonal() / size
+        about_mean = n * moments.means[side].square() / size * (eps * (1 + (d / n) ** 0.5)) ** 2
+        noise = noise + about_mean
+    else:
+        noise = (rcond**2 * torch.linalg.eigvalsh(scatter.detach() / size)[-1]).expand(d)
     root = inverse_sqrt(scatter / size, noise.detach())
     rank = ((root @ scatter @ root).trace().detach() / size).round().clamp(min=1)
+    if rcond is None and pair.speaks and int(rank) < d:
+        s = torch.linalg.eigvalsh(scatter.detach() / size).clamp(min=0).sqrt()
+        floor = torch.maximum(2 * eps * s[-1], about_mean.max().sqrt())
+        warn_of_dropped("xy"[side], torch.arange(d, device=s.device) >= d - rank, s, floor)
     eye = torch.eye(len(scatter), dtype=scatter.dtype, device=scatter.device)
     return alpha * eye + (1 - alpha) / rank.sqrt() * root, rank
 
 
 def _nuclear_norm(m: Tensor) -> Tensor:
     """Sum of the singular values; its gradient is the polar factor, whatever values coincide."""
-    u, _, vh = torch.linalg.svd(m.detach(), full_matrices=False)
-    norm: Tensor = (m * (u @ vh)).sum()
+    # Of those that are zero up to rounding, vectors are what rounding makes of them: left out.
+    u, s, vh = torch.linalg.svd(m.detach(), full_matrices=False)
+    live = s > rank_tolerance(min(m.shape), torch.finfo(s.dtype).eps) * s[:1]
+    norm: Tensor = (m * ((u * live) @ vh)).sum()
     return norm

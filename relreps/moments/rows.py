@@ -7,7 +7,9 @@ chunking gives the same moments up to float64 rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import reduce
 from itertools import repeat
 
@@ -16,13 +18,17 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.blocks import rows_at_once
-from relreps._core.linalg import as_float64, full_precision
-from relreps._core.rounding import rounding_of
+from relreps._core.linalg import as_float64, at_least_float32, full_precision
+from relreps._core.rounding import rounding_of, unit_of
 from relreps.moments.value import Pairs, Product, RowMoments, elementwise
 
 #: Chunks whose means are kept until they are put together. What is kept lies between the freed
 #: chunks and stops the allocator from using them again, so these few cost some chunks of memory.
 _GROUP = 4
+
+#: Mean square of a feature from which on squares that underflow are rounding of the sum, where
+#: these are float32, and float64.
+_LEAST = [torch.finfo(t).tiny / torch.finfo(t).eps for t in (torch.float32, torch.float64)]
 
 
 def row_moments(
@@ -55,28 +61,57 @@ def row_moments(
     # No rows at all are rounded to nothing.
     eps = rounding_of(*(s.dtype for s in sides)) if len(sides[0]) else rounding_of(torch.float64)
     group = chunk * _GROUP
-    weighted = repeat(None) if weights is None else as_float64(weights).split(group)
+    weighted: Iterable[Tensor | None] = repeat(None)
+    unit = None
+    if weights is not None and len(weights):
+        # Rows may be of a type in which such weights are no numbers, and only their ratios matter.
+        unit = unit_of(as_float64(weights.detach()).abs().amax())
+        weighted = (as_float64(weights) / unit).split(group)
     found: RowMoments | None = None
     with full_precision(sides[0]):
         for w, *rows in zip(weighted, *(side.split(group) for side in sides), strict=False):
             new = _of_group(rows, w, chunk, pairs, each, rows_in, sums_in, eps)
             found = new if found is None else found + new
-    return found  # type: ignore[return-value]  # a split of no rows is one of no rows
+    assert found is not None  # a split of no rows is one of no rows
+    return found if unit is None else found * unit
 
 
 def finite_moments(take: Callable[..., RowMoments], *sides: Tensor) -> RowMoments:
     """``take(*sides)``, or an error that names the first row that is not finite. Synchronises.
 
-    Only the result is looked at, which is finite if and only if the rows are (or they are so large
-    that their squares overflow, and then float64 is tried): no pass over the data is spent.
+    Only the result is looked at: it is finite if and only if the rows are, or they are so large
+    that their squares overflow; and where squares underflow, it is small. Then the rows are looked
+    at, and float64 is tried: no pass over other data is spent.
     """
     moments = take(*sides)
-    parts = (*moments.means, *moments.scatters)
-    if moments.total.is_meta or all(bool(part.isfinite().all()) for part in parts):
+    if moments.total.is_meta or _all_kept(moments, sides):
         return moments
-    for name, side in zip("xy", sides, strict=False):
-        checks.check_finite(name, side)
-    return take(*(as_float64(side) for side in sides))
+    _check_all_finite(sides)
+    return replace(take(*(as_float64(side) for side in sides)), eps=moments.eps)
+
+
+def moments_of_any_size(take: Callable[..., RowMoments], x: Tensor) -> RowMoments:
+    """As `finite_moments`, of one side, and right also where squares are no float64 numbers.
+
+    Those that are not in range are taken by `moments_in_units`.
+    """
+    moments = take(x)
+    if moments.total.is_meta or _all_kept(moments, (x,)):
+        return moments
+    _check_all_finite((x,))
+    return moments_in_units(take, x)
+
+
+def moments_in_units(take: Callable[..., RowMoments], x: Tensor) -> RowMoments:
+    """``take(x)`` with each feature in a unit of its own: no square over- or underflows.
+
+    The unit is the power of two next to its largest entry, which rounds nothing. One more pass over
+    the rows, blind to their values.
+    """
+    wide = at_least_float32(x)
+    unit = unit_of(wide.detach().abs().amax(0) if len(x) else wide.new_zeros(x.shape[1]))
+    moments, units = take(wide / unit), as_float64(unit)
+    return replace(moments, means=(moments.means[0] * units,), units=(units,))
 
 
 def check_chunk_weights(weights: Tensor, rows: int) -> None:
@@ -84,6 +119,38 @@ def check_chunk_weights(weights: Tensor, rows: int) -> None:
     checks.check_floating("weights", weights)
     if weights.is_meta or weights.shape != (rows,) or bool(weights.any()):
         checks.check_weights(weights, rows)
+
+
+def _all_kept(moments: RowMoments, sides: tuple[Tensor, ...]) -> bool:
+    """Whether all sums are finite, and none is of squares that underflowed."""
+    parts = (*moments.means, *moments.scatters)
+    squares, levels, own = [], [], []
+    for i, side in enumerate(sides):
+        if (i, i) in moments.pairs:
+            scatter = moments.scatters[moments.pairs.index((i, i))]
+            squares.append((scatter if scatter.dim() == 1 else scatter.diagonal()) / moments.total)
+            levels.append(_LEAST[side.dtype == torch.float64])
+            own.append(i)
+    # In the ordinary case this one look is all: a sum is finite if what is summed up is.
+    seen = torch.stack([*(p.sum() for p in parts), *(s.amin() for s in squares)]).tolist()
+    low = zip(seen[len(parts) :], levels, strict=True)
+    if all(map(math.isfinite, seen)) and all(least >= level for least, level in low):
+        return True
+    if not bool(torch.stack([part.isfinite().all() for part in parts]).all()):
+        return False
+    # A small sum may be that of zeros, as of a unit that never fires: only then rows are looked at.
+    for i, square, level in zip(own, squares, levels, strict=True):
+        # One that varies by no more than its mean is rounded to is constant, whatever was lost.
+        rounded = (2 * moments.eps * moments.means[i]) ** 2
+        doubtful = torch.maximum(square, rounded) < level
+        if bool(sides[i][:, doubtful.to(sides[i].device)].any()):
+            return False
+    return True
+
+
+def _check_all_finite(sides: tuple[Tensor, ...]) -> None:
+    for name, side in zip("xy", sides, strict=False):
+        checks.check_finite(name, side)
 
 
 def _of_group(

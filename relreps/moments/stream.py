@@ -9,17 +9,18 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.distributed import check_agreement
 from relreps._core.linalg import as_float64
 from relreps._core.rounding import rounding_of
+from relreps._core.state import Stateful, write_all
 from relreps.moments.rows import check_chunk_weights, finite_moments, row_moments
 from relreps.moments.value import BOTH, Pairs, Product, RowMoments, elementwise, outer
 
 
-class MomentStream(nn.Module):
+class MomentStream(Stateful):
     """A `RowMoments` in buffers, filled chunk by chunk; float64 also after ``.half()``."""
 
     count: Tensor
@@ -36,19 +37,20 @@ class MomentStream(nn.Module):
         self._means = [f"mean_{'xy'[i]}" for i in range(len(sizes))]
         self._scatters = [f"scatter_{'xy'[i]}{'xy'[j]}" for i, j in pairs]
         shapes = [tuple(product(*(torch.zeros(1, sizes[k]) for k in pair)).shape) for pair in pairs]
-        names = ["count", *self._means, *self._scatters, "squares", "coarse", "reduced"]
-        for name, shape in zip(
-            names, [(), *((n,) for n in sizes), *shapes, (), (), ()], strict=True
-        ):
+        self._names = ["count", *self._means, *self._scatters, "squares", "coarse", "reduced"]
+        shapes = [(), *((n,) for n in sizes), *shapes, (), (), ()]
+        for name, shape in zip(self._names, shapes, strict=True):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     def merge(self, other: Self) -> Self:
         """Add what another stream of the same kind and sizes has seen."""
         self._check_alike(other)
-        reduced = torch.maximum(self.reduced, other.reduced.to(self.reduced.device))
-        self.add(other.state())
-        self.reduced.copy_(reduced)
-        return self
+        device = self.count.device
+        coarse, reduced = (
+            torch.maximum(own, more.to(device))
+            for own, more in ((self.coarse, other.coarse), (self.reduced, other.reduced))
+        )
+        return self._write(self._sums() + other._sums().to(device), coarse, reduced)
 
     def subtract(self, other: Self) -> Self:
         """Take away what another stream like this has seen, of rows that are in this one.
@@ -66,7 +68,7 @@ class MomentStream(nn.Module):
             )
         if left <= eps:
             return self.reset()
-        return self._write(self.state() - other.state().to(self.count.device))
+        return self._write(self._sums() - other._sums().to(self.count.device))
 
     def decay(self, factor: float) -> Self:
         """Multiply the weight of every row seen so far by ``factor`` in [0, 1].
@@ -93,32 +95,39 @@ class MomentStream(nn.Module):
             RuntimeError: There is no process group, or the streams were reduced before.
         """
         reduced = bool(self.reduced)
-        check_agreement("The stream", f"{self}{' after all_reduce' * reduced}", group)
+        kinds = {str(buffer.dtype) for buffer in self.buffers()}
+        told = f"{self}{' after all_reduce' * reduced}, {self._sizes}, {self._pairs}, {kinds}"
+        product = getattr(self._product, "__qualname__", "")
+        check_agreement("The stream", f"{told}, {product}", group)
         if reduced:
             raise RuntimeError(
                 f"{self} holds the rows of all processes already: another `all_reduce` would count "
                 "them again. Put later rows into a stream of their own, reduce and `merge` it."
             )
         whole = self.state().all_reduced(group)
-        self._write(whole)
-        self.coarse.fill_(whole.eps != rounding_of(torch.float64))
-        self.reduced.fill_(1)
-        return self
+        coarse = torch.full_like(self.coarse, whole.eps != rounding_of(torch.float64))
+        return self._write(whole, coarse, torch.ones_like(self.reduced))
 
     def reset(self) -> Self:
         """Forget everything."""
-        for buffer in self.buffers():
-            buffer.zero_()
+        held = [getattr(self, name) for name in self._names]
+        write_all((buffer, torch.zeros_like(buffer)) for buffer in held)
         return self
 
     def add(self, moments: RowMoments) -> Self:
         """Add what has been summed elsewhere: moments of the same sides, pairs and products."""
-        moments = moments.to(self.count.device)
+        write_all(self.plus(moments))
+        return self
+
+    def plus(self, moments: RowMoments) -> list[tuple[Tensor, Tensor]]:
+        """What `add` would write: each buffer, and its new value.
+
+        For what keeps several streams, and writes them in one step by `write_all`.
+        """
+        moments = moments.plain().to(self.count.device)
         exact = moments.eps == rounding_of(torch.float64)
         coarse = (moments.total > 0) & (not exact)  # rows without weight are none
-        self._write(self._sums() + moments)
-        self.coarse.logical_or_(coarse)
-        return self
+        return self._pairs_of(self._sums() + moments, torch.maximum(self.coarse, coarse.double()))
 
     def state(self) -> RowMoments:
         """What has been seen so far; later rows do not change it."""
@@ -133,13 +142,21 @@ class MomentStream(nn.Module):
         eps = rounding_of(torch.float64)
         return RowMoments(self.count, means, scatters, self._pairs, self.squares, eps)
 
-    def _write(self, new: RowMoments) -> Self:
-        self.count.copy_(new.total)
-        for names, values in ((self._means, new.means), (self._scatters, new.scatters)):
-            for name, value in zip(names, values, strict=True):
-                getattr(self, name).copy_(value)
-        self.squares.copy_(new.squares)
+    def _write(
+        self, new: RowMoments, coarse: Tensor | None = None, reduced: Tensor | None = None
+    ) -> Self:
+        """Fill the buffers in one step, so that an interrupt finds all of it or nothing."""
+        write_all(self._pairs_of(new, coarse, reduced))
         return self
+
+    def _pairs_of(
+        self, new: RowMoments, coarse: Tensor | None = None, reduced: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer, and what it is to hold."""
+        values = [new.total, *new.means, *new.scatters, new.squares]
+        values += [self.coarse if coarse is None else coarse]
+        values += [self.reduced if reduced is None else reduced]
+        return list(zip((getattr(self, name) for name in self._names), values, strict=True))
 
     def _update(self, *sides: Tensor, weights: Tensor | None) -> Self:
         for name, side, size in zip("xy", sides, self._sizes, strict=False):
@@ -164,6 +181,11 @@ class MomentStream(nn.Module):
             )
 
     def _mean_of(self, scatter: Tensor) -> Tensor:
+        if not scatter.is_meta and not bool(scatter.isfinite().all()):
+            raise ValueError(
+                f"{self} has seen rows whose squares are no float64 numbers (from 1e154 on). "
+                "Divide all rows by one constant, a power of two, before they are added."
+            )
         return scatter / torch.where(self.count > 0, self.count, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -173,7 +195,7 @@ class MomentStream(nn.Module):
                 return torch.zeros_like(t, device=device)
             return as_float64(t.to(device)) if device.type != "mps" else t.cpu()
 
-        super()._apply(device_only, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(device_only, recurse)
         return self
 
 
@@ -193,7 +215,7 @@ class FeatureMoments(MomentStream):
     scatter_xx: Tensor
 
     def __init__(self, in_features: int) -> None:
-        checks.check_size("in_features", in_features)
+        in_features = checks.check_size("in_features", in_features)
         super().__init__((in_features,), ((0, 0),), elementwise)
         self.in_features = in_features
 
@@ -246,11 +268,11 @@ class Moments(MomentStream):
     def __init__(
         self, in_features: int, out_features: int | None = None, *, exact: bool = False
     ) -> None:
-        checks.check_size("in_features", in_features)
+        in_features = checks.check_size("in_features", in_features)
         if out_features is None:
             super().__init__((in_features,), ((0, 0),), outer, exact)
         else:
-            checks.check_size("out_features", out_features)
+            out_features = checks.check_size("out_features", out_features)
             super().__init__((in_features, out_features), BOTH, outer, exact)
         self.in_features, self.out_features = in_features, out_features
 

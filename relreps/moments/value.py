@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from relreps._core.distributed import all_reduce_sum
-from relreps._core.rounding import is_constant, rounding_of, safe_sqrt
+from relreps._core.rounding import is_constant, rounding_of, safe_sqrt, unit_of
 
 Product = Callable[[Tensor, Tensor], Tensor]
 Pairs = tuple[tuple[int, int], ...]
@@ -50,6 +50,8 @@ class RowMoments:
         pairs: Which sides were multiplied.
         squares: Sum of the squared weights, a scalar.
         eps: Relative rounding of the rows: that of float32 if any of them are coarser than float64.
+        units: What each feature was divided by before it was multiplied, :math:`(D_i,)` for each
+            side, in ``scatters`` and nowhere else: where squares are no numbers. None is 1.
     """
 
     total: Tensor
@@ -58,8 +60,17 @@ class RowMoments:
     pairs: Pairs
     squares: Tensor
     eps: float
+    units: tuple[Tensor, ...] | None = None
 
     def __add__(self, other: RowMoments) -> RowMoments:
+        if self.units is not None or other.units is not None:
+            sizes = zip(self._sizes(), other._sizes(), strict=True)
+            common = tuple(unit_of(torch.maximum(a, b)) for a, b in sizes)
+            return self.within(common)._plus(other.within(common))
+        return self._plus(other)
+
+    def _plus(self, other: RowMoments) -> RowMoments:
+        """The sum with one in the same units."""
         # With weights V, W and means m, m + d of the two, the mean of all is m + d W / (V + W), and
         # the products about it are those about either mean and, of the shifts to the common one,
         #   V (d W / (V + W))² + W (d V / (V + W))² = d² V W / (V + W)
@@ -67,9 +78,12 @@ class RowMoments:
         total = self.total + other.total
         share = other.total / torch.where(total > 0, total, 1)
         steps = tuple(b - a for a, b in zip(self.means, other.means, strict=True))
+        means = tuple(mean + step * share for mean, step in zip(self.means, steps, strict=True))
+        if self.units is not None:
+            steps = tuple(step / unit for step, unit in zip(steps, self.units, strict=True))
         return RowMoments(
             total,
-            tuple(mean + step * share for mean, step in zip(self.means, steps, strict=True)),
+            means,
             tuple(
                 a + b + _like(a)(steps[i][None], steps[j][None]) * (self.total * share)
                 for a, b, (i, j) in zip(self.scatters, other.scatters, self.pairs, strict=True)
@@ -77,6 +91,7 @@ class RowMoments:
             self.pairs,
             self.squares + other.squares,
             max(self.eps, other.eps),
+            self.units,
         )
 
     def __sub__(self, other: RowMoments) -> RowMoments:
@@ -87,7 +102,7 @@ class RowMoments:
             squares=-other.squares,
         )
 
-    def __mul__(self, factor: float) -> RowMoments:
+    def __mul__(self, factor: float | Tensor) -> RowMoments:
         return replace(
             self,
             total=self.total * factor,
@@ -105,7 +120,35 @@ class RowMoments:
             means=means,
             scatters=scatters,
             squares=self.squares.to(device),
+            units=self.units and tuple(unit.to(device) for unit in self.units),
         )
+
+    def within(self, units: tuple[Tensor, ...]) -> RowMoments:
+        """The same with products in other units, one ``(D_i,)`` for each side."""
+        factors = [1 / u for u in units]
+        if self.units is not None:
+            factors = [own / u for own, u in zip(self.units, units, strict=True)]
+        scaled = []
+        for scatter, (i, j) in zip(self.scatters, self.pairs, strict=True):
+            left = factors[i][:, None] if scatter.dim() == 2 else factors[i]
+            scaled.append(scatter * left * factors[j])  # by one, then the other: they are extreme
+        return replace(self, scatters=tuple(scaled), units=units)
+
+    def plain(self) -> RowMoments:
+        """The same without units."""
+        if self.units is None:
+            return self
+        return replace(self.within(tuple(map(torch.ones_like, self.units))), units=None)
+
+    def _sizes(self) -> tuple[Tensor, ...]:
+        """Of each feature, the mean or the deviation, whichever is larger: 0 where all are."""
+        sizes = []
+        for i, mean in enumerate(self.means):
+            scatter = self.scatters[self.pairs.index((i, i))]
+            spread = safe_sqrt(_diagonal(scatter) / self.total)
+            own = spread if self.units is None else spread * self.units[i]
+            sizes.append(torch.maximum(mean.abs(), torch.where(self.total != 0, own, 0)).detach())
+        return tuple(sizes)
 
     def all_reduced(self, group: dist.ProcessGroup | None = None) -> RowMoments:
         """Moments of the rows of all processes together; their sizes have to agree.
@@ -113,6 +156,8 @@ class RowMoments:
         A process without rows adds nothing. Two ``all_reduce``: the means, which are little, and
         what they are the common shift for, about which the scatters are plain sums.
         """
+        if self.units is not None:
+            return self.plain().all_reduced(group)
         coarse = torch.full_like(self.total, self.eps > rounding_of(torch.float64))
         total, squares, coarse, *sums = all_reduce_sum(
             self.total, self.squares, coarse, *(m * self.total for m in self.means), group=group
@@ -135,6 +180,7 @@ class RowMoments:
             means=tuple(self.means[i] for i in sides),
             scatters=tuple(self.scatters[self.pairs.index(pair)] for pair in wanted),
             pairs=BOTH if len(sides) == 2 else ((0, 0),),
+            units=self.units and tuple(self.units[i] for i in sides),
         )
 
     def mapped(self, *maps: Map) -> RowMoments:
@@ -144,6 +190,8 @@ class RowMoments:
             maps: ``(shift, factor)`` for each side: a shift ``(D,)`` or None, and a factor, which
                 is one number a feature ``(D,)``, a scalar, a matrix ``(D, D')`` or None.
         """
+        if self.units is not None:
+            return self.plain().mapped(*maps)
         means = []
         for mean, (shift, factor) in zip(self.means, maps, strict=True):
             rest = mean if shift is None else mean - shift
@@ -161,6 +209,8 @@ class RowMoments:
 
     def about_zero(self) -> RowMoments:
         """The same with products about zero, not about the means, which count as zero then."""
+        if self.units is not None:
+            return self.plain().about_zero()
         added = (
             s + self.total * _like(s)(self.means[i][None], self.means[j][None])
             for s, (i, j) in zip(self.scatters, self.pairs, strict=True)
@@ -171,33 +221,38 @@ class RowMoments:
     @property
     def xx(self) -> Tensor:
         """Products of the first side with itself, ``(D, D)`` or ``(D,)``."""
-        return self.scatters[0]
+        return self.plain().scatters[0]
 
     @property
     def xy(self) -> Tensor:
         """Products of two sides, ``(D, E)``."""
-        return self.scatters[self.pairs.index((0, 1))]
+        return self.plain().scatters[self.pairs.index((0, 1))]
 
     @property
     def yy(self) -> Tensor:
         """Products of the second side with itself, ``(E, E)`` or ``(E,)``."""
-        return self.scatters[self.pairs.index((1, 1))]
+        return self.plain().scatters[self.pairs.index((1, 1))]
 
     def diagonal(self, side: int = 0) -> Tensor:
         """Sum of the squares of each feature of a side, ``(D,)``."""
-        scatter = self.scatters[self.pairs.index((side, side))]
-        return scatter if scatter.dim() == 1 else scatter.diagonal()
+        return _diagonal(self.plain().scatters[self.pairs.index((side, side))])
 
     def deviations(self, side: int = 0) -> Tensor:
         """Population deviation of each feature of a side, ``(D,)``; exactly 0 if it is rounding."""
-        centered = self.diagonal(side) / self.total
-        constant = is_constant(centered, self.means[side] ** 2, self.eps)
-        return safe_sqrt(torch.where(constant, 0, centered))
+        centered = _diagonal(self.scatters[self.pairs.index((side, side))]) / self.total
+        mean = self.means[side] if self.units is None else self.means[side] / self.units[side]
+        constant = is_constant(centered, mean**2, self.eps)
+        found = safe_sqrt(torch.where(constant, 0, centered))
+        return found if self.units is None else found * self.units[side]
 
     @property
     def effective_rows(self) -> float:
         r"""Number of rows of equal weight that weigh as much, :math:`W^2 / \sum w^2`."""
         return float(self.total**2 / self.squares)
+
+
+def _diagonal(scatter: Tensor) -> Tensor:
+    return scatter if scatter.dim() == 1 else scatter.diagonal()
 
 
 def _like(scatter: Tensor) -> Product:

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.invariance import Residues, invariances
 from relreps._core.linalg import at_least_float32
-from relreps._core.state import FittedModule
-from relreps.moments import RowMoments, elementwise, finite_moments, row_moments
+from relreps._core.state import FittedModule, Stateful, write_all
+from relreps.moments import RowMoments, elementwise, outer, row_moments
+from relreps.moments.rows import moments_in_units, moments_of_any_size
 from relreps.moments.value import Product, times
 
 #: What a normaliser takes from reference rows: tensors, or for a chain one such tuple a part.
@@ -33,7 +34,7 @@ class Affine(NamedTuple):
     inverse: Tensor | None = None
 
 
-class Normalizer(nn.Module, ABC):
+class Normalizer(Stateful, ABC):
     """A map of rows ``(..., D) -> (..., D)``, fitted on reference rows, that says what it removes.
 
     `statistics_of` takes from reference rows what `map` needs, and changes nothing; `remember`
@@ -93,6 +94,10 @@ class Normalizer(nn.Module, ABC):
     def remember(self, statistics: Statistics) -> Self:
         """Keep statistics for `forward`."""
 
+    def writes(self, statistics: Statistics) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `remember` fills, and with what."""
+        return []
+
     def check_affine(self) -> None:
         """Raise if it is not an affine map of rows, or of unit rows if `unit_rows`."""
 
@@ -138,7 +143,7 @@ class AffineNormalizer(FittedModule, Normalizer):
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
+        in_features = checks.check_size("in_features", in_features)
         self.in_features = in_features
         self._seen: RowMoments | None = None
         self._missing = "Call `fit(anchors)` first."
@@ -169,6 +174,12 @@ class AffineNormalizer(FittedModule, Normalizer):
                 "Give at least two different rows."
             )
 
+    def refuse_statistics(
+        self, moments: RowMoments, statistics: tuple[Tensor, ...], name: str = "x"
+    ) -> None:
+        """As `refuse`, where the statistics are known already, which some have to look at."""
+        self.refuse(moments, name)
+
     # What it gets.
 
     def partial_fit(self, x: Tensor) -> Self:
@@ -188,37 +199,47 @@ class AffineNormalizer(FittedModule, Normalizer):
         if self._seen is not None:
             new = self._seen.to(new.total.device) + new
         try:
-            self.remember(self._checked(new))
+            statistics = self._checked(new)
         except ValueError as error:
             self._missing = f"The rows of `partial_fit` do not suffice yet: {error}"
             self.mark_fitted(False)
-        self._seen = new
-        return self
+            self._seen = new
+            return self
+        return self._write(statistics, new)
 
     def fit(self, x: Tensor) -> Self:
         """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten. O(ND)."""
         checks.check_rows("x", x, self.in_features)
         moments = self._finite_moments(x)
-        self.remember(self._checked(moments))
-        self._seen = moments
-        return self
+        statistics = self._checked(moments)
+        if self._fitted:
+            self._seen = None  # were the next step interrupted, `partial_fit` would notice it
+        return self._write(statistics, moments)
 
     def statistics_of(self, x: Tensor) -> tuple[Tensor, ...]:
         """Statistics of reference rows ``(N, D)``: differentiable, blind to values."""
-        return self.statistics(self._moments(x))
+        return self.statistics(moments_in_units(self._take, x))
 
     def checked_statistics_of(self, x: Tensor) -> tuple[Tensor, ...]:
         """The same, without gradient, for rows that were looked at: raises where `fit` does."""
         checks.check_rows("x", x, self.in_features)
         return self._checked(self._finite_moments(x))
 
-    @torch.no_grad()
     def remember(self, statistics: Statistics) -> Self:
-        """Keep statistics for `forward`."""
-        for name, value in zip(self._names, statistics, strict=True):
-            getattr(self, name).copy_(value)
+        """Keep statistics for `forward`, in one step."""
         self._seen = None
-        self.mark_fitted()
+        return self._write(statistics, None)
+
+    def writes(self, statistics: Statistics) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `remember` fills, and with what."""
+        named = zip(self._names, statistics, strict=True)
+        pairs = [(getattr(self, name), value) for name, value in named]
+        return [*pairs, (self.fitted, torch.ones_like(self.fitted))]
+
+    def _write(self, statistics: Statistics, seen: RowMoments | None) -> Self:
+        write_all(self.writes(statistics))
+        # Last, so that rows of a call that was interrupted do not count and may come again.
+        self._seen, self._fitted = seen, True
         return self
 
     def affine(self, moments: RowMoments) -> Affine:
@@ -242,24 +263,29 @@ class AffineNormalizer(FittedModule, Normalizer):
         """Constructor call."""
         return f"in_features={self.in_features}"
 
-    def _moments(self, x: Tensor) -> RowMoments:
-        return row_moments(x, product=self.product)
+    def _take(self, x: Tensor) -> RowMoments:
+        # Covariances are taken apart, so they are float64: one extreme row would otherwise decide
+        # how exact all directions are, and how exact depend on the chunk that it is in.
+        return row_moments(x, product=self.product, exact=self.product is outer)
 
     @torch.no_grad()
     def _finite_moments(self, x: Tensor) -> RowMoments:
-        return finite_moments(self._moments, x)
+        return moments_of_any_size(self._take, x)
 
     @torch.no_grad()
     def _checked(self, moments: RowMoments) -> tuple[Tensor, ...]:
         """Statistics as the buffers will hold them, so that trying them is what comes of them."""
-        self.refuse(moments)
-        named = zip(self._names, self.statistics(moments), strict=True)
+        found = self.statistics(moments)
+        self.refuse_statistics(moments, found)
+        named = zip(self._names, found, strict=True)
         statistics = tuple(value.to(getattr(self, name)) for name, value in named)
-        for value in statistics:
-            if not bool(value.isfinite().all()):
+        for name, value, held in zip(self._names, found, statistics, strict=True):
+            if not bool(held.isfinite().all()) or _vanished(name, value, held):
+                size = value.abs()
                 raise ValueError(
-                    f"the statistics of `x` do not fit into {value.dtype}. Keep the normaliser in "
-                    "a wider type, or bring the rows nearer to 1."
+                    f"the statistics of `x` do not fit into {held.dtype}: `{name}` goes from "
+                    f"{float(size.min()):.3g} to {float(size.max()):.3g}. Keep the normaliser in a "
+                    "wider type, or bring the rows nearer to 1."
                 )
         return statistics
 
@@ -270,3 +296,11 @@ class AffineNormalizer(FittedModule, Normalizer):
 
     def _on_load(self) -> None:
         self._seen = None
+
+
+def _vanished(name: str, value: Tensor, held: Tensor) -> bool:
+    """Whether something is 0 in a type and was not: of a matrix a row, of others any number."""
+    if name.startswith("mean") or held.dtype == value.dtype:  # what is added may vanish
+        return False
+    rows = [t.any(-1) if t.dim() > 1 else t != 0 for t in (value, held.to(value.device))]
+    return not torch.equal(*rows)

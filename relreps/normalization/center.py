@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, residues
 from relreps._core.linalg import at_least_float32
 from relreps.moments import RowMoments
@@ -16,6 +17,9 @@ def center(x: Tensor, mean: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean: :math:`(D,)`. Output: as ``x``.
     """
+    checks.check_floating("mean", mean)
+    checks.check_features("x", x, mean.shape[-1])
+    checks.check_device(x, mean, ("x", "mean"))
     wide = at_least_float32(x)
     return (wide - mean.to(wide.dtype)).to(x.dtype)
 

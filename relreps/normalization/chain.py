@@ -8,9 +8,11 @@ from typing import Self
 from torch import Tensor, nn
 
 from relreps._core.invariance import Residues, residues, then
+from relreps._core.modules import refuse_class
+from relreps._core.state import write_all
 from relreps.moments import RowMoments, elementwise, outer
 from relreps.moments.value import Product
-from relreps.normalization.base import Affine, AffineNormalizer, Normalizer, Statistics
+from relreps.normalization.base import Affine, Normalizer, Statistics
 
 
 class NormalizerChain(Normalizer):
@@ -34,6 +36,7 @@ class NormalizerChain(Normalizer):
     def __init__(self, *normalizers: Normalizer) -> None:
         super().__init__()
         for i, normalizer in enumerate(normalizers):
+            refuse_class(f"normalizers[{i}]", normalizer)
             if not isinstance(normalizer, Normalizer):
                 came = type(normalizer).__name__
                 raise TypeError(f"`normalizers[{i}]` must be a normaliser of relreps, got {came}.")
@@ -63,20 +66,45 @@ class NormalizerChain(Normalizer):
     def __iter__(self) -> Iterator[Normalizer]:
         return iter(self.normalizers)  # type: ignore[arg-type]
 
+    def fit(self, x: Tensor) -> Self:
+        """Take the statistics of the rows ``(N, D)``; earlier ones are forgotten."""
+        fitted = self._with_statistics()
+        if len(fitted) != 1:
+            return super().fit(x)
+        fitted[0].fit(self._until(fitted[0], x))  # which keeps the sums that `partial_fit` adds to
+        return self
+
     def partial_fit(self, x: Tensor) -> Self:
         """Add the rows ``(N, D)`` to those of earlier calls, where that is possible.
 
         It is if at most one of the normalisers has statistics: those of a second one would be taken
         after a first one that still changes.
         """
-        if sum(isinstance(part, AffineNormalizer) for part in self.modules()) > 1:
+        fitted = self._with_statistics()
+        if len(fitted) > 1:
             raise ValueError(
                 f"{self} cannot be fitted in parts: each of its statistics depends on those before "
                 "it. Call `fit` with all rows."
             )
-        for normalizer in self:
-            x = normalizer.partial_fit(x)(x)
+        last = fitted[0] if fitted else list(self)[-1]
+        last.partial_fit(self._until(last, x))
         return self
+
+    def _with_statistics(self) -> list[Normalizer]:
+        """The parts that are fitted; a chain is if one of its own is, once for each."""
+        found: list[Normalizer] = []
+        for part in self:
+            own = part._with_statistics() if isinstance(part, NormalizerChain) else [part]
+            found += [part for one in own if list(one.buffers())]
+        return found
+
+    def _until(self, last: Normalizer, x: Tensor) -> Tensor:
+        """Rows as they come to a part, past others that have no statistics."""
+        for normalizer in self:
+            if normalizer is last:
+                return x
+            x = normalizer.partial_fit(x)(x)
+        raise AssertionError("the part is one of the chain")
 
     @property
     def product(self) -> Product:  # type: ignore[override]
@@ -116,8 +144,16 @@ class NormalizerChain(Normalizer):
             x = normalizer.unmap(x, own)
         return x
 
+    def writes(self, statistics: Statistics) -> list[tuple[Tensor, Tensor]]:
+        """Those of all parts."""
+        parts = zip(self, statistics, strict=True)
+        return [pair for normalizer, own in parts for pair in normalizer.writes(own)]
+
     def remember(self, statistics: Statistics) -> Self:
-        """Keep the statistics of each."""
+        """Keep the statistics of each, once all are written."""
+        pairs = self.writes(statistics)
+        if pairs:
+            write_all(pairs)
         for normalizer, own in zip(self, statistics, strict=True):
             normalizer.remember(own)
         return self

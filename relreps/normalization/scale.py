@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from relreps._core import checks
 from relreps._core.invariance import ABSORBED, BROKEN, residues
 from relreps._core.linalg import at_least_float32, unit_rows
-from relreps._core.rounding import safe_reciprocal
+from relreps._core.rounding import safe_reciprocal, unit_of
 from relreps.moments import RowMoments
 from relreps.normalization.base import Affine, AffineNormalizer, Normalizer, Statistics
 
@@ -54,6 +55,12 @@ class UnitNorm(Normalizer):
     )
     unit_rows = True
 
+    def partial_fit(self, x: Tensor) -> Self:
+        """Nothing, of any number of rows ``(N, D)``; they are checked."""
+        checks.check_rows("x", x, minimum=0)
+        checks.check_finite("x", x)
+        return self
+
     def statistics_of(self, x: Tensor) -> Statistics:
         """None."""
         return ()
@@ -89,8 +96,11 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    _check(x, mean, std)
     wide = at_least_float32(x)
-    return ((wide - mean.to(wide.dtype)) * safe_reciprocal(std.to(wide.dtype))).to(x.dtype)
+    std = std.to(wide.dtype)
+    # Divided, as the reciprocal of a deviation near the least number of a type is infinite.
+    return ((wide - mean.to(wide.dtype)) / torch.where(std == 0, math.inf, std)).to(x.dtype)
 
 
 def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -99,8 +109,16 @@ def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Shape:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
+    _check(x, mean, std)
     wide = at_least_float32(x)
     return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
+
+
+def _check(x: Tensor, mean: Tensor, std: Tensor) -> None:
+    for name, statistic in (("mean", mean), ("std", std)):
+        checks.check_floating(name, statistic)
+        checks.check_features("x", x, mean.shape[-1])
+        checks.check_device(x, statistic, ("x", name))
 
 
 class _Scaling(AffineNormalizer):
@@ -155,7 +173,9 @@ class IsotropicScale(_Scaling):
 
     def statistics(self, moments: RowMoments) -> tuple[Tensor, ...]:
         """Mean and scale: as one feature, whose deviation is the length of all of them."""
-        return moments.means[0], torch.linalg.vector_norm(moments.deviations())
+        deviations = moments.deviations()
+        unit = unit_of(deviations.detach().amax())  # in which their squares are numbers
+        return moments.means[0], torch.linalg.vector_norm(deviations / unit) * unit
 
 
 class StandardScale(_Scaling):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,12 @@ def plot_retrieval_curve(
         checks.check_finite("ranks", r)
     n = len(next(iter(ranks.values())))
     last = n if max_k is None else max_k
-    checks.check_size("max_k", last)
+    last = checks.check_size("max_k", last)
     if last > n:
         raise ValueError(f"`max_k` must be at most the number of keys, {n}, got {last}.")
     ax = new_axes(ax, "plot_retrieval_curve")
-    ks = torch.logspace(0, torch.tensor(float(last)).log10(), _POINTS, dtype=torch.float64)
+    top = math.log10(last)
+    ks = torch.logspace(0, top, _POINTS, dtype=torch.float64, device="cpu")
     ks = ks.round().unique()
     for name, r in ranks.items():
         ordered = r.detach().cpu().double().sort().values

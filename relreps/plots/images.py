@@ -27,7 +27,7 @@ def plot_image_rows(
         gap: White pixels between images.
     """
     check_type("rows", rows, Mapping)
-    checks.check_size("gap", gap, minimum=0)
+    gap = checks.check_size("gap", gap, minimum=0)
     for images in rows.values():
         checks.check_floating("rows", images)
     shapes = {label: tuple(images.shape) for label, images in rows.items()}
@@ -47,9 +47,10 @@ def plot_image_rows(
                 "Bring them there, or clip them if that is what you want: `.clamp(0, 1)`."
             )
     ax = new_axes(ax, "plot_image_rows")
-    canvas = torch.ones(len(rows) * (height + gap) - gap, n * (width + gap) - gap)
+    size = len(rows) * (height + gap) - gap, n * (width + gap) - gap
+    canvas = torch.ones(size, dtype=torch.float32, device="cpu")
     for i, images in enumerate(rows.values()):
-        for j, picture in enumerate(images.detach().cpu().float()):
+        for j, picture in enumerate(images.detach().cpu()):
             top, left = i * (height + gap), j * (width + gap)
             canvas[top : top + height, left : left + width] = picture
     ax.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -37,7 +37,7 @@ def plot_barcode(
     ax = new_axes(ax, "plot_barcode")
     bottom, ticks = 0, []
     for i, d in enumerate(bars.values()):
-        height = torch.arange(bottom, bottom + len(d)).numpy()
+        height = torch.arange(bottom, bottom + len(d), device="cpu").numpy()
         ax.hlines(height, 0, d.numpy(), colors=_colour(cmap, i), lw=1.2)
         ticks.append(bottom + (len(d) - 1) / 2)
         bottom += len(d) + 1
@@ -71,11 +71,11 @@ def plot_death_times(
         title: Title of the axes.
         cmap: Name of a matplotlib colour map.
     """
-    checks.check_size("bins", bins)
+    bins = checks.check_size("bins", bins)
     groups = _by_name(deaths, axes=(1, 2))
     ax = new_axes(ax, "plot_death_times")
     longest = max((float(d.max()) for rows in groups.values() for d in rows if len(d)), default=0.0)
-    edges = torch.linspace(0, longest or 1.0, bins + 1, dtype=torch.float64)
+    edges = torch.linspace(0, longest or 1.0, bins + 1, dtype=torch.float64, device="cpu")
     for i, (name, rows) in enumerate(groups.items()):
         colour = _colour(cmap, i)
         known = [d for d in rows if len(d)]

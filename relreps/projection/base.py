@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from relreps._core.state import FittedModule, Stateful
+from relreps._core.warnings import warn
 
 
-class Projection(nn.Module, ABC):
+class Projection(Stateful, ABC):
     """Rows ``(..., D)`` to codes for anchors that are given once, or at the call.
 
     `state_of` takes from anchors what a call needs, and changes nothing; `remember` keeps it. So
@@ -24,7 +27,9 @@ class Projection(nn.Module, ABC):
 
         On an error nothing changes.
         """
-        self.remember(self.state_of(anchors, check=True))
+        state = self.state_of(anchors, check=True)
+        warn_of_equal(anchors)
+        self.remember(state)
         return self
 
     @abstractmethod
@@ -44,3 +49,20 @@ class Projection(nn.Module, ABC):
     @abstractmethod
     def remember(self, state: Any) -> None:
         """Keep what `state_of` gave, for `forward`."""
+
+    def writes(self, state: Any) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `remember` fills, and with what: several projections do it at once."""
+        return []
+
+    def has_anchors(self) -> bool:
+        """Whether every part has been given its anchors."""
+        return all(part._fitted for part in self.modules() if isinstance(part, FittedModule))
+
+
+def warn_of_equal(anchors: Tensor) -> None:
+    """Warn of anchors that are all one and the same. Looks at values."""
+    if len(anchors) > 1 and not anchors.is_meta and bool((anchors == anchors[:1]).all()):
+        warn(
+            f"All {len(anchors)} anchors are equal, so that the entries of a code are equal too. "
+            "Give encodings of different samples."
+        )

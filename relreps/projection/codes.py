@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.state import Stateful
 
 QuantizeMode = Literal["round", "smooth"]
 
@@ -67,7 +68,7 @@ class Quantize(nn.Module):
         return f"step={self.step}, mode={self.mode!r}"
 
 
-class StratifiedMean(nn.Module):
+class StratifiedMean(Stateful):
     r"""Average the similarities to the anchors of each class, in one or several groups.
 
     .. math:: s_{kC + c} = \operatorname{mean}\{\, r_j : y_j = c,\; n_j \bmod G = k \,\}
@@ -96,9 +97,9 @@ class StratifiedMean(nn.Module):
 
     def __init__(self, labels: Tensor, groups: int = 1, num_classes: int | None = None) -> None:
         super().__init__()
-        checks.check_size("groups", groups)
+        groups = checks.check_size("groups", groups)
         if num_classes is not None:
-            checks.check_size("num_classes", num_classes)
+            num_classes = checks.check_size("num_classes", num_classes)
         if not isinstance(labels, Tensor) or labels.dim() != 1 or not len(labels):
             raise ValueError("`labels` must be a tensor with one class for each anchor.")
         checks.check_labels(labels, len(labels))
@@ -130,7 +131,7 @@ class StratifiedMean(nn.Module):
         return f"{self.weights.shape[0]}, {self.weights.shape[1]}"
 
 
-class AnchorAttention(nn.Module):
+class AnchorAttention(Stateful):
     r"""Mix values of the anchors by how similar they are, :math:`\mathrm{softmax}(r / \tau) V`.
 
     With learned values the output keeps the invariances of the code. With the anchors themselves as
@@ -166,8 +167,8 @@ class AnchorAttention(nn.Module):
         trainable: bool = True,
     ) -> None:
         super().__init__()
-        checks.check_size("num_anchors", num_anchors)
-        checks.check_size("out_features", out_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
+        out_features = checks.check_size("out_features", out_features)
         checks.check_positive("temperature", temperature)
         self.num_anchors = num_anchors
         self.temperature = temperature

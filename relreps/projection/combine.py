@@ -62,8 +62,8 @@ class _Learned(nn.Module):
 
     def __init__(self, widths: Sequence[int], out_features: int | None = None) -> None:
         super().__init__()
-        self.out_features = widths[0] if out_features is None else out_features
-        checks.check_size("out_features", self.out_features)
+        out_features = widths[0] if out_features is None else out_features
+        self.out_features = checks.check_size("out_features", out_features)
         self.embed = nn.ModuleList(self._embedding(width) for width in widths)
 
     def _embedding(self, width: int) -> nn.Module:

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relreps._core import checks
+from relreps._core.modules import refuse_class, tensor_of
+from relreps._core.state import Stateful, write_all
 from relreps.anchors import EMAAnchors
 from relreps.projection.base import Projection
+from relreps.projection.fingerprint import SIZE, alike, fingerprint
 
 
-class RelativeEncoder(nn.Module):
+class RelativeEncoder(Stateful):
     r"""An encoder whose output is relative: it re-encodes the anchor samples as it learns.
 
     The anchors are encodings of fixed samples by the encoder itself, so they move at every step.
@@ -25,16 +28,18 @@ class RelativeEncoder(nn.Module):
 
     A change is seen through the version counters of parameters, buffers and anchors, and a switch
     between train and eval counts as one. What PyTorch does not count (edits through ``.data``; in
-    eval, any edit if this module as a whole is compiled) needs a call of `refresh`. Cost: one pass
-    of the encoder over the anchor samples per refresh; with ``detach_anchors=False`` also their
-    backward pass.
+    eval, any edit if this module as a whole is compiled) needs a call of `refresh`. Exported in
+    eval right after a `refresh`, the anchors are constants of the program; otherwise it encodes
+    them at every call. Cost: one pass of the encoder over the anchor samples per refresh; with
+    ``detach_anchors=False`` also their backward pass.
 
     Args:
         encoder: Maps ``anchor_inputs`` and batches of the same kind to ``(rows, in_features)``.
         projection: The projection after it: `RelativeProjection`, `SubspaceProjection`,
             `ProductProjection`, or another `Projection`.
         anchor_inputs: The anchor samples as the encoder takes them: a tensor, or dicts, lists and
-            tuples of tensors. They move with the module, but are not part of its checkpoint.
+            tuples of tensors. They move with the module. The checkpoint has a fingerprint of them,
+            and is refused where others were given, or in another order.
         refresh_every: Training forwards per refresh.
         detach_anchors: If false, gradients reach the encoder through the anchors too.
         ema: Running average that the anchors follow, for encoders that drift. It takes one step at
@@ -52,6 +57,9 @@ class RelativeEncoder(nn.Module):
         Moschella et al., arXiv:2209.15430, section 4.
     """
 
+    fingerprint: Tensor
+    _optional = ("configuration", "fingerprint")
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -63,7 +71,9 @@ class RelativeEncoder(nn.Module):
         ema: EMAAnchors | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("refresh_every", refresh_every)
+        refresh_every = checks.check_size("refresh_every", refresh_every)
+        refuse_class("encoder", encoder)
+        refuse_class("projection", projection)
         if not hasattr(projection, "project"):
             raise TypeError(
                 "`projection` must take anchors at the call (a method `project`), got "
@@ -77,6 +87,7 @@ class RelativeEncoder(nn.Module):
         self.refresh_every = refresh_every
         self.detach_anchors = detach_anchors
         self.anchor_inputs = anchor_inputs
+        self.register_buffer("fingerprint", torch.zeros(SIZE, dtype=torch.long))
         self._forwards = 0
         self._stale = True
         self._encoded = False
@@ -84,14 +95,16 @@ class RelativeEncoder(nn.Module):
 
     def forward(self, x: Any) -> Tensor:
         """Relative code of a batch."""
+        if checks.recording():
+            return self._recorded_code(x)
         if self.training or self._records_gradients():
             # Gradients may be waiting for earlier codes, so nothing they hold is written to.
-            code: Tensor = self.projection.project(self.encoder(x), self._live_anchors())
+            code: Tensor = self.projection.project(self._encode(x), self._live_anchors())
             self._stale = True
             return code
         if self._is_stale():
             self._encode_anchors(detach=True)
-        code = self.projection(self.encoder(x))
+        code = self.projection(self._encode(x))
         return code
 
     def refresh(self) -> Self:
@@ -109,9 +122,46 @@ class RelativeEncoder(nn.Module):
         return f"refresh_every={self.refresh_every}, detach_anchors={self.detach_anchors}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
+        self._stale = True
         self.anchor_inputs = tree_map_only(Tensor, fn, self.anchor_inputs)
         return self
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        if not self.fingerprint.is_meta:
+            self.fingerprint.copy_(self._of_inputs())
+        super()._save_to_state_dict(*arguments)
+
+    def _check_state(self, state: dict[str, Any], prefix: str) -> None:
+        super()._check_state(state, prefix)
+        own = self._of_inputs()
+        saved = state.setdefault(f"{prefix}fingerprint", own)
+        if not (saved.is_meta or alike(saved.cpu().view(torch.float64), own.view(torch.float64))):
+            raise ValueError(
+                "The state is that of a RelativeEncoder with other `anchor_inputs`, or the same in "
+                "another order, to whose codes those of this one would not compare. Build it with "
+                f"the same inputs; to go on with these, delete '{prefix}fingerprint' from the "
+                "state before it is loaded."
+            )
+
+    def _of_inputs(self) -> Tensor:
+        # As integers, which no `half()` rounds.
+        return fingerprint(self.anchor_inputs).view(torch.long)
+
+    def _on_load(self) -> None:
+        self._stale, self._encoded = True, self.projection.has_anchors()
+
+    def _encode(self, inputs: Any) -> Tensor:
+        return tensor_of("encoder", self.encoder, inputs)
+
+    def _recorded_code(self, x: Any) -> Tensor:
+        """What a recording has in it: no state is written there, and no switch of gradients."""
+        rows = self._encode(x)
+        if self._stale or not self.projection.has_anchors():
+            code: Tensor = self.projection.project(rows, self._encode(self.anchor_inputs))
+        else:
+            code = self.projection(rows)
+        return code
 
     def _records_gradients(self) -> bool:
         return torch.is_grad_enabled() and any(p.requires_grad for p in self.encoder.parameters())
@@ -121,7 +171,8 @@ class RelativeEncoder(nn.Module):
         if not self.training:
             keep = self.ema is not None and self._encoded
             return self._kept_anchors() if keep else self._encode_anchors(self.detach_anchors)
-        fresh = self._forwards == 0
+        # A projection without anchors, as one put in later, would give zeros.
+        fresh = self._forwards == 0 or not self.projection.has_anchors()
         anchors = self._encode_anchors(self.detach_anchors) if fresh else self._kept_anchors()
         # Counted once it has succeeded: a refresh that failed is tried again.
         self._forwards = (self._forwards + 1) % self.refresh_every
@@ -137,17 +188,31 @@ class RelativeEncoder(nn.Module):
         return self._stale or (checks.eager() and self._seen != self._versions())
 
     def _encode_anchors(self, detach: bool) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
-            anchors: Tensor = self.encoder(self.anchor_inputs)
         wanted = (self.projection.num_anchors, self.projection.in_features)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
+            try:
+                anchors = self._encode(self.anchor_inputs)
+            except (RuntimeError, ValueError) as error:
+                shape = tuple(getattr(self.anchor_inputs, "shape", ()))
+                what = {wanted: "that of encoded anchors", wanted[:1]: "that of indices"}.get(shape)
+                if what is None:
+                    raise
+                raise ValueError(
+                    f"`encoder` does not take `anchor_inputs` of shape {shape}, which is {what}. "
+                    "Give the samples themselves: they are encoded here."
+                ) from error
         if tuple(anchors.shape) != wanted:
             raise ValueError(
                 f"`encoder` must map `anchor_inputs` to shape {wanted}, got "
                 f"{tuple(anchors.shape)}. The projection needs one row for each of its anchors."
             )
+        average = []
         if self.ema is not None:
-            anchors = self.ema.update(anchors.detach()).anchors.clone()
-        self.projection.remember(self.projection.state_of(anchors.detach()))
+            anchors = self.ema.step(anchors)
+            average = self.ema.writes(anchors)
+        state = self.projection.state_of(anchors.detach())
+        write_all([*average, *self.projection.writes(state)])
+        self.projection.remember(state)
         self._stale, self._encoded = False, True
         if checks.eager():
             self._seen = self._versions()

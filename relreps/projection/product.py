@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from relreps._core.modules import refuse_class
+from relreps._core.state import write_all
 from relreps.projection.base import Projection
 from relreps.projection.combine import Combine, combiner
 
@@ -54,9 +56,13 @@ class ProductProjection(Projection):
         out_features: int | None = None,
     ) -> None:
         super().__init__()
-        if not all(hasattr(p, "project") for p in projections):
-            came = ", ".join(type(p).__name__ for p in projections)
-            raise TypeError(f"`projections` must be dense projections, got {came}.")
+        several = isinstance(projections, Sequence | nn.ModuleList)
+        parts = projections if several else [projections]
+        if not several or not all(hasattr(p, "project") for p in parts):
+            came = ", ".join(type(p).__name__ for p in parts)
+            raise TypeError(f"`projections` must be a list of dense projections, got {came}.")
+        for i, part in enumerate(projections):
+            refuse_class(f"projections[{i}]", part)
         sizes = {(p.in_features, p.num_anchors) for p in projections}
         if len(sizes) != 1:
             came = ", ".join(str(p) for p in projections) or "none"
@@ -69,6 +75,7 @@ class ProductProjection(Projection):
         # Past the registration of children: a module is one already, as `combine`.
         object.__setattr__(self, "aggregation", aggregation)
         self.projections = nn.ModuleList(projections)
+        self._keep_configuration(aggregation=aggregation)
 
     @property
     def out_features(self) -> int:
@@ -99,8 +106,14 @@ class ProductProjection(Projection):
         """That of each part."""
         return [p.state_of(anchors, check=check) for p in self.projections]  # type: ignore[operator]
 
+    def writes(self, state: list[Any]) -> list[tuple[Tensor, Tensor]]:
+        """Those of all parts."""
+        parts = zip(self.projections, state, strict=True)
+        return [pair for projection, own in parts for pair in projection.writes(own)]  # type: ignore[operator]
+
     def remember(self, state: list[Any]) -> None:
-        """Each part its own."""
+        """Each part its own, once all are written."""
+        write_all(self.writes(state))
         for projection, own in zip(self.projections, state, strict=True):
             projection.remember(own)  # type: ignore[operator]
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.invariance import invariances
-from relreps._core.state import FittedModule
+from relreps._core.modules import refuse_class
+from relreps._core.state import FittedModule, write_all
 from relreps.normalization import Normalizer
 from relreps.projection.base import Projection
 from relreps.similarity import Similarity, SimilarityLike
@@ -45,6 +46,12 @@ def relative_projection(
     References:
         Moschella et al., arXiv:2209.15430, section 3.
     """
+    sizes = [tuple(getattr(rows, "shape", ())) for rows in (x, anchors)]
+    if all(sizes) and len(sizes[1]) == 2 and sizes[1][0] == sizes[0][-1] != sizes[1][1]:
+        raise ValueError(
+            f"`anchors` must have shape (anchors, {sizes[0][-1]}), one row for each anchor, got "
+            f"{sizes[1]}: the transpose."
+        )
     return resolve(similarity)(x, anchors)
 
 
@@ -106,8 +113,10 @@ class RelativeProjection(FittedModule, Projection):
         post: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_anchors", num_anchors)
+        in_features = checks.check_size("in_features", in_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
+        refuse_class("pre", pre)
+        refuse_class("post", post)
         if pre is not None and not isinstance(pre, Normalizer):
             raise TypeError(f"`pre` must be a normaliser of relreps, got {type(pre).__name__}.")
         width = getattr(pre, "in_features", in_features)
@@ -126,6 +135,7 @@ class RelativeProjection(FittedModule, Projection):
         self.pre = pre
         self.post = post
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
+        self._keep_configuration(similarity=self._similarity, pre=pre, post=post)
         self._prepared: tuple[str, ...] = ()  # names of buffers
 
     @classmethod
@@ -219,14 +229,19 @@ class RelativeProjection(FittedModule, Projection):
             self._similarity.check_anchors(mapped)
         return AnchorState(anchors, statistics, self._similarity.prepare(mapped))
 
-    @torch.no_grad()
     def remember(self, state: AnchorState) -> None:
-        """Keep what `state_of` gave, in as few steps as there are buffers."""
-        self.anchors.copy_(state.anchors)
+        """Keep what `state_of` gave: all of it in one step."""
+        write_all(self.writes(state))
         if self.pre is not None:
-            self.pre.remember(state.statistics)
-        self._keep(state.prepared)
-        self.mark_fitted()
+            self.pre.remember(state.statistics)  # nothing new, but that it is fitted
+        self._fitted = True
+
+    def writes(self, state: AnchorState) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that `remember` fills, and with what."""
+        pairs = [(self.anchors, state.anchors), (self.fitted, torch.ones_like(self.fitted))]
+        if self.pre is not None:
+            pairs += self.pre.writes(state.statistics)
+        return pairs + self._caches(state.prepared)
 
     def extra_repr(self) -> str:
         """Constructor call."""
@@ -242,35 +257,34 @@ class RelativeProjection(FittedModule, Projection):
         except ValueError as error:
             raise ValueError(str(error).replace("`x`", "`anchors`", 1)) from error
 
-    @torch.inference_mode(False)  # or what is kept could not be used in training later
-    @torch.no_grad()
-    def _keep(self, prepared: tuple[Tensor, ...]) -> None:
-        """Put what is prepared into buffers of its names, in place where that is possible."""
+    def _caches(self, prepared: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+        """Buffers for what is prepared, made anew where those at hand are of another kind."""
         names = self._similarity.prepared_names or [str(i) for i in range(len(prepared))]
-        for name, tensor in zip(names, prepared, strict=True):
-            old = getattr(self, f"prepared_{name}", None)
-            if old is not None and _same_kind(old, tensor):
-                old.copy_(tensor)
-            else:
-                self.register_buffer(f"prepared_{name}", tensor.clone(), persistent=False)
         self._prepared = tuple(f"prepared_{name}" for name in names)
+        for name, tensor in zip(self._prepared, prepared, strict=True):
+            old = getattr(self, name, None)
+            if old is None or not _same_kind(old, tensor):
+                self.register_buffer(name, tensor.detach().clone(), persistent=False)
+        return [(getattr(self, n), t) for n, t in zip(self._prepared, prepared, strict=True)]
 
     @torch.no_grad()
     def _on_load(self) -> None:
         """Prepare anew what follows from the anchors at hand."""
         if self._fitted and not self.anchors.is_meta:
             anchors = self.anchors if self.pre is None else self.pre(self.anchors)
-            self._keep(self._similarity.prepare(anchors))
+            write_all(self._caches(self._similarity.prepare(anchors)))
+
+    def _check_state(self, state: dict[str, Any], prefix: str) -> None:
+        super()._check_state(state, prefix)
+        checks.check_finite("anchors", state[f"{prefix}anchors"])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         dtype = self.anchors.dtype
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if self.anchors.dtype != dtype:  # what was prepared moved along, with its old rounding
             self._on_load()
         return self
 
 
 def _same_kind(a: Tensor, b: Tensor) -> bool:
-    if checks.eager() and a.is_inference():  # made there, and so not to be written outside of it
-        return False
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)

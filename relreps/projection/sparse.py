@@ -9,7 +9,8 @@ from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision, unit_rows
-from relreps._core.state import FittedModule
+from relreps._core.state import FittedModule, write_all
+from relreps.projection.base import warn_of_equal
 
 _INDEX_BITS = 32
 _LOW_HALF = (1 << _INDEX_BITS) - 1
@@ -30,6 +31,8 @@ def most_similar(rows: Tensor, anchors: Tensor, k: int, chunk_size: int) -> Tens
 
     Rows and anchors are of length one; a negative cosine counts as zero.
     """
+    if checks.traced() or torch.onnx.is_in_onnx_export():
+        return _most_similar_of_all(rows, anchors, k)
     last = anchors.shape[0] - 1
     best = rows.new_zeros((rows.shape[0], 0), dtype=torch.long)
     step = chunk_size // _GROUP * _GROUP or chunk_size
@@ -42,6 +45,18 @@ def most_similar(rows: Tensor, anchors: Tensor, k: int, chunk_size: int) -> Tens
         best = torch.cat((best, _keys(values, last - start - positions)), 1)
         best = best.topk(min(k, best.shape[1])).values
     return last - best.bitwise_and_(_LOW_HALF)
+
+
+def _most_similar_of_all(rows: Tensor, anchors: Tensor, k: int) -> Tensor:
+    """The same by arithmetic alone, for runtimes that cannot read the bits of a number.
+
+    Different float32 numbers are apart by 2^-24 of themselves at least. In float64, up to 2^26
+    steps of 2^-51 fit between them, which order equal ones; zeros are ordered by what is added.
+    """
+    cosines = (rows @ anchors.to(rows.dtype).transpose(0, 1)).clamp(min=0).to(torch.float32)
+    places = torch.arange(anchors.shape[0], dtype=torch.float64, device=rows.device)
+    keys = cosines.to(torch.float64) * (1 - places * 2.0**-51) - places * 1e-200
+    return keys.topk(k).indices
 
 
 def _shortlist(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -77,7 +92,7 @@ def sharpened(cosines: Tensor, exponent: float) -> Tensor:
     # Divided by the largest first: a power of small numbers underflows, their ratios do not.
     largest = cosines.detach().amax(-1, keepdim=True)
     ratios = cosines / torch.where(largest > 0, largest, 1)
-    positive = ratios > 0
+    positive = ~(ratios <= 0)  # NaN comes out again
     powers = torch.where(positive, torch.where(positive, ratios, 1) ** exponent, 0)
     return unit_rows(powers)
 
@@ -129,10 +144,10 @@ class SparseRelativeProjection(FittedModule):
         chunk_size: int = 8192,
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_anchors", num_anchors)
-        checks.check_k(k, num_anchors, "anchors")
-        checks.check_size("chunk_size", chunk_size)
+        in_features = checks.check_size("in_features", in_features)
+        num_anchors = checks.check_size("num_anchors", num_anchors)
+        k = checks.check_k(k, num_anchors, "anchors")
+        chunk_size = checks.check_size("chunk_size", chunk_size)
         checks.check_positive("exponent", exponent)
         self.in_features = in_features
         self.num_anchors = num_anchors
@@ -140,6 +155,7 @@ class SparseRelativeProjection(FittedModule):
         self.exponent = exponent
         self.chunk_size = chunk_size
         self.register_buffer("anchors", torch.zeros(num_anchors, in_features))
+        self._keep_configuration(k=k, exponent=exponent)
 
     @property
     def out_features(self) -> int:
@@ -156,8 +172,10 @@ class SparseRelativeProjection(FittedModule):
         """Copy anchors ``(A, D)``; they are stored with length one."""
         checks.check_anchors(anchors, self.num_anchors, self.in_features)
         checks.check_finite("anchors", anchors)
-        self.anchors.copy_(unit_rows(anchors))
-        self.mark_fitted()
+        warn_of_equal(anchors)
+        units = unit_rows(anchors)
+        write_all([(self.anchors, units), (self.fitted, torch.ones_like(self.fitted))])
+        self._fitted = True
         return self
 
     def topk(self, x: Tensor) -> TopK:
@@ -177,6 +195,11 @@ class SparseRelativeProjection(FittedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """The code of rows ``(B, D)`` as a sparse CSR tensor ``(B, A)``."""
+        if checks.recording():
+            raise RuntimeError(
+                "A sparse tensor cannot be exported. Use `topk(x)`, the same code as "
+                "values and indices."
+            )
         checks.check_rows("x", x, self.in_features, minimum=0)
         values, indices = self.topk(x)
         columns, order = indices.sort(-1)
@@ -217,6 +240,8 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
                 [0., 1.]])
     """
     for name, code in (("x", x), ("y", y)):
+        if not isinstance(code, Tensor):
+            raise checks.not_a_tensor(name, code, "a sparse CSR tensor")
         if code.layout != torch.sparse_csr or code.dim() != 2:
             raise TypeError(
                 f"`{name}` must be a two-dimensional sparse CSR tensor, got {code.layout}."
@@ -225,13 +250,19 @@ def sparse_scores(x: Tensor, y: Tensor, *, chunk_size: int = 64) -> Tensor:
         raise ValueError(
             f"`x` and `y` must be codes for the same anchors, got {x.shape[1]} and {y.shape[1]}."
         )
-    checks.check_size("chunk_size", chunk_size)
-    bounds, columns, values = y.crow_indices(), y.col_indices(), y.values()
-    scores = []
+    chunk_size = checks.check_size("chunk_size", chunk_size)
+    checks.check_device(x, y)
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    x = x.to(torch.promote_types(dtype, torch.float32))
+    bounds, columns, values = y.crow_indices(), y.col_indices(), y.values().to(x.dtype)
+    scores = [values.new_zeros(x.shape[0], 0)]
     for start in range(0, y.shape[0], chunk_size):
         rows = bounds[start : start + chunk_size + 1]
         part = slice(int(rows[0]), int(rows[-1]))
         owner = torch.repeat_interleave(rows.diff())
         dense = values.new_zeros(y.shape[1], len(rows) - 1)
-        scores.append(x @ dense.index_put((columns[part], owner), values[part]))
-    return torch.cat(scores, 1) if scores else values.new_zeros(x.shape[0], 0)
+        dense = dense.index_put((columns[part], owner), values[part])
+        with full_precision(x):
+            scores.append(x @ dense)
+    with full_precision(x):
+        return torch.cat(scores, 1).to(dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.invariance import BROKEN, invariances, residues
+from relreps._core.state import write_all
 from relreps.projection.base import Projection
 from relreps.projection.combine import Combine, combiner
 from relreps.projection.relative import RelativeProjection
@@ -58,8 +59,8 @@ class SubspaceProjection(Projection):
         aggregation: Aggregation | Combine = "concat",
     ) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("num_heads", num_heads)
+        in_features = checks.check_size("in_features", in_features)
+        num_heads = checks.check_size("num_heads", num_heads)
         if in_features % num_heads:
             raise ValueError(
                 f"`in_features` must be a multiple of `num_heads`, got {in_features} and "
@@ -77,6 +78,7 @@ class SubspaceProjection(Projection):
         # Past the registration of children: modules are held as `similarity` and `combine`.
         object.__setattr__(self, "_similarity", resolve(similarity))
         object.__setattr__(self, "aggregation", aggregation)
+        self._keep_configuration(aggregation=aggregation)
 
     @property
     def out_features(self) -> int:
@@ -124,8 +126,14 @@ class SubspaceProjection(Projection):
         blocks = zip(self.heads, self._blocks(anchors), strict=True)
         return [head.state_of(block, check=check) for head, block in blocks]  # type: ignore[operator]
 
+    def writes(self, state: list[Any]) -> list[tuple[Tensor, Tensor]]:
+        """Those of all heads."""
+        heads = zip(self.heads, state, strict=True)
+        return [pair for head, own in heads for pair in head.writes(own)]  # type: ignore[operator]
+
     def remember(self, state: list[Any]) -> None:
-        """Each head its own."""
+        """Each head its own, once all are written."""
+        write_all(self.writes(state))
         for head, own in zip(self.heads, state, strict=True):
             head.remember(own)  # type: ignore[operator]
 

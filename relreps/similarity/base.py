@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from relreps._core import checks
+from relreps._core.description import call
 from relreps._core.invariance import closure
+from relreps._core.linalg import HALF, full_precision
 
 
 class Similarity(ABC):
@@ -25,12 +28,17 @@ class Similarity(ABC):
     prepared_names: ClassVar[tuple[str, ...]] = ()
     #: Whether it depends on rows and anchors alone, so that a normaliser may stand before it.
     self_contained: bool = True
+    #: Whether half types are computed in float32, and nothing by autocast: not where the code is
+    #: that of a function or a network of the user, which has types of its own.
+    widens: bool = True
 
     def __call__(self, x: Tensor, anchors: Tensor) -> Tensor:
         """Both steps: similarities ``(..., A)`` of rows ``(..., D)`` to anchors ``(A, D)``."""
         checks.check_rows("anchors", anchors)
         checks.check_features("x", x, anchors.shape[1])
-        return self.code(x, self.prepare(anchors), anchors.shape[0])
+        checks.check_device(x, anchors, ("x", "anchors"))
+        with full_precision(x) if self.widens else nullcontext():
+            return self.code(x, self.prepare(anchors), anchors.shape[0])
 
     @abstractmethod
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
@@ -56,12 +64,18 @@ class Similarity(ABC):
         """Rows ``(..., D)`` whose code for the anchors is ``code``, where that determines them."""
         raise ValueError(f"{self} has no inverse: it does not determine the row.")
 
+    def described(self) -> str:
+        """What a checkpoint says of it: the state of a projection by another one is refused."""
+        return call(self)
+
     def code(self, x: Tensor, prepared: Iterable[Tensor], num_anchors: int) -> Tensor:
         """`compare` with what was prepared, in the type of ``x``: every code is made here.
 
         Refuses what is not one number for each row and anchor.
         """
-        code = self.compare(x, *(tensor.to(x.dtype) for tensor in prepared))
+        wide = x.float() if self.widens and x.dtype in HALF else x
+        with full_precision(x) if self.widens else nullcontext():
+            code = self.compare(wide, *(tensor.to(wide.dtype) for tensor in prepared))
         wanted = (*x.shape[:-1], num_anchors)
         if not isinstance(code, Tensor):
             raise TypeError(f"`similarity` must return a tensor, got {type(code).__name__}.")
@@ -70,7 +84,7 @@ class Similarity(ABC):
                 f"`similarity` must return shape {wanted} for x of shape {tuple(x.shape)} and "
                 f"{num_anchors} anchors, got {tuple(code.shape)}."
             )
-        return code
+        return code if wide is x else code.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ class Plain(Similarity):
 
     function: Callable[[Tensor, Tensor], Tensor]
     prepared_names = ("rows",)
+    widens = False
 
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         """The anchors themselves."""
@@ -95,6 +110,10 @@ class Plain(Similarity):
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
         """What the callable declares."""
         return closure(getattr(self.function, "invariant_to", ()))
+
+    def described(self) -> str:
+        """No name, which may change from one version of the callable to the next."""
+        return "a callable"
 
 
 #: What may stand where a similarity is asked for: a name, an object of this package, or any

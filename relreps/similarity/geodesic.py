@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import as_float64, at_least_float32, unit_rows
-from relreps._core.rounding import safe_norm
+from relreps._core.modules import refuse_class, tensor_of
+from relreps._core.rounding import safe_norm, unit_of
+from relreps._core.state import Stateful
 from relreps._core.warnings import NumericalWarning
 from relreps.similarity.base import Similarity
 
@@ -76,16 +78,20 @@ def attached_paths(x: Tensor, reference: Tensor, paths: Tensor, k: int) -> Tenso
 
     Which ones these are is a choice without gradient; how far they lie has one.
     """
+    # About the mean and in units of the size, where squares neither over- nor underflow.
+    mean = reference.mean(0)
+    unit = unit_of((reference - mean).abs().amax())
+    x, reference, paths = (x - mean) / unit, (reference - mean) / unit, paths / unit
     with torch.no_grad():
         near, _ = _nearest(x, reference, k)
     lengths = safe_norm(x[:, None, :] - reference[near])
     code = lengths[:, :1] + paths.mT[near[:, 0]]
     for i in range(1, k):  # one neighbour at a time: all of them would be (N, k, A)
         code = torch.minimum(code, lengths[:, i : i + 1] + paths.mT[near[:, i]])
-    return code
+    return code * unit
 
 
-class GraphGeodesic(nn.Module, Similarity):
+class GraphGeodesic(Stateful, Similarity):
     r"""Shortest path from each row to each anchor in a neighbour graph of reference rows.
 
     .. math:: r_j = \min_{i \in N_k(x)} \lVert x - z_i\rVert_2 + d_G(z_i, a_j)
@@ -127,7 +133,7 @@ class GraphGeodesic(nn.Module, Similarity):
         super().__init__()
         checks.check_rows("reference", reference, minimum=2)
         checks.check_finite("reference", reference)
-        checks.check_k(k, reference.shape[0] - 1, "other reference rows")
+        k = checks.check_k(k, reference.shape[0] - 1, "other reference rows")
         self.k = k
         self.register_buffer("reference", reference.detach().clone())
 
@@ -142,6 +148,7 @@ class GraphGeodesic(nn.Module, Similarity):
     @torch.no_grad()
     def prepare(self, anchors: Tensor) -> tuple[Tensor, ...]:
         """Path length from each anchor to each reference row, ``(A, M)``."""
+        checks.check_finite("anchors", anchors)
         return (shortest_paths(self.reference, anchors, self.k).to(anchors),)
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
@@ -166,10 +173,13 @@ def segment_lengths(
     """Lengths ``(N, A)`` of the decoded straight segments; see `RelativeGeodesic`."""
     t = torch.linspace(0, 1, steps + 1, dtype=x.dtype, device=x.device)[:, None]
     points = x[:, None, None] + t * (anchors[:, None] - x[:, None, None])  # (N, A, T + 1, D)
-    out: Tensor = decoder(points.reshape(-1, x.shape[-1])).flatten(1)
+    out = tensor_of("decoder", decoder, points.reshape(-1, x.shape[-1])).flatten(1)
     out = at_least_float32(out).reshape(*points.shape[:-1], out.shape[-1])
     if metric == "euclidean":
-        return safe_norm(out.diff(dim=-2)).sum(-1)
+        pieces = out[..., 1:, :] - out[..., :-1, :]
+        largest = pieces.detach().abs().amax((-2, -1), keepdim=True)
+        unit = torch.where(largest > 0, largest, 1)  # in which squares neither over- nor underflow
+        return safe_norm(pieces / unit).sum(-1) * unit[..., 0, 0]
     # Root probabilities lie on the sphere, where the Fisher distance is twice the angle.
     points = unit_rows(out) if metric == "spherical" else (out.log_softmax(-1) / 2).exp()
     a, b = points[..., 1:, :], points[..., :-1, :]
@@ -211,6 +221,7 @@ class RelativeGeodesic(nn.Module, Similarity):
     """
 
     self_contained = False
+    widens = False
     prepared_names = ("rows",)
 
     def __init__(
@@ -222,10 +233,11 @@ class RelativeGeodesic(nn.Module, Similarity):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
-        checks.check_size("steps", steps)
+        steps = checks.check_size("steps", steps)
         checks.check_choice("metric", metric, get_args(Metric))
         if chunk_size is not None:
-            checks.check_size("chunk_size", chunk_size)
+            chunk_size = checks.check_size("chunk_size", chunk_size)
+        refuse_class("decoder", decoder)
         self.decoder = decoder
         self.steps = steps
         self.metric: Metric = metric

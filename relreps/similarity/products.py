@@ -45,7 +45,7 @@ class Cosine(Similarity):
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """Products of rows of length one."""
-        return unit_rows(x) @ prepared[0].mT
+        return unit_rows(x) @ prepared[0].transpose(0, 1)
 
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
         """Whatever keeps angles."""
@@ -86,7 +86,7 @@ class Angular(Similarity):
         """Angles of the points (cosine, sine)."""
         # arccos has an infinite gradient at +-1, where rounding also leaves its domain. The angle
         # of a point has neither fault; its gradient is zero where the sine is zero.
-        wide = at_least_float32(unit_rows(x) @ prepared[0].mT)
+        wide = at_least_float32(unit_rows(x) @ prepared[0].transpose(0, 1))
         sine = safe_sqrt(1 - wide.square())
         return (torch.atan2(sine, wide) / math.pi).to(x.dtype)
 
@@ -103,8 +103,10 @@ class Angular(Similarity):
 class Inner(Similarity):
     r"""Inner product of each row with each anchor, :math:`r_j = \langle x, a_j\rangle`.
 
-    Never rescaled: the released code of the papers divides by :math:`\sqrt D` here. Invariant to
-    rotations. O(NAD) time, one matrix product.
+    Never rescaled: the released code of the papers divides by :math:`\sqrt D` here. So it has the
+    range of the type: rows and anchors of which the lengths multiply to more than :math:`10^{38}`
+    in float32 give infinity or NaN, to less than :math:`10^{-45}` zero. Invariant to rotations.
+    O(NAD) time, one matrix product.
 
     Shape:
         - x: :math:`(*, D)`; anchors: :math:`(A, D)`. Output: :math:`(*, A)`, dtype of ``x``.
@@ -122,7 +124,7 @@ class Inner(Similarity):
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """The products."""
-        return x @ prepared[0].mT
+        return x @ prepared[0].transpose(0, 1)
 
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
         """Whatever keeps lengths and angles."""
@@ -180,7 +182,7 @@ class Basis(Similarity):
         inverse = (
             self._ridge_inverse(anchors) if self.ridge else span.pseudo_inverse(anchors, self.rcond)
         )
-        return (inverse.to(anchors),)
+        return (inverse.to(at_least_float32(anchors[:0])),)  # which half types would spoil
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """The coordinates."""
@@ -254,7 +256,7 @@ class Parseval(Similarity):
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """Products with the frame."""
-        return x @ prepared[0].mT
+        return x @ prepared[0].transpose(0, 1)
 
     def invariances(self, in_features: int, rank: int) -> frozenset[str]:
         """Whatever keeps lengths and angles."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from relreps._core import checks
 from relreps._core.linalg import as_float64
 from relreps._core.rounding import rank_tolerance
 
@@ -17,7 +18,11 @@ def pseudo_inverse(anchors: Tensor, rcond: float | None = None) -> Tensor:
     """
     if rcond is None:
         rcond = rank_tolerance(anchors.shape[1], torch.finfo(anchors.dtype).eps)
-    inverse: Tensor = torch.linalg.pinv(as_float64(anchors), rtol=rcond)
+    try:
+        inverse: Tensor = torch.linalg.pinv(as_float64(anchors), rtol=rcond)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        checks.check_finite("anchors", anchors)
+        raise
     return inverse
 
 

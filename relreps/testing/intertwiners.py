@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from relreps._core import checks
+from relreps._core import checks, draws
 from relreps.normalization import (
     Center,
     IsotropicScale,
@@ -67,15 +67,16 @@ def intertwiner(
         Godfrey et al., arXiv:2205.14258, table 1.
     """
     checks.check_choice("activation", activation, ACTIVATIONS)
-    checks.check_size("n", n)
+    n = checks.check_size("n", n)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
+        return draws.normal(shape, generator)
 
     if activation == "identity":
         a = normal(n, n)
         return a, a
-    permutation = torch.eye(n, dtype=torch.float64)[torch.randperm(n, generator=generator)]
+    order = draws.shuffled(n, generator)
+    permutation = torch.eye(n, dtype=torch.float64, device=order.device)[order]
     signs, sizes = normal(n).sign(), torch.exp(normal(n) / 2)
     if activation in ("relu", "leaky_relu"):
         a = permutation * sizes
@@ -110,7 +111,7 @@ def symmetry_table(features: int = 6, rows: int = 40) -> dict[str, dict[str, flo
     generator = torch.Generator().manual_seed(0)
     table: dict[str, dict[str, float]] = {}
     for name, activation in ACTIVATIONS.items():
-        z = torch.randn(rows, features, generator=generator, dtype=torch.float64)
+        z = draws.normal((rows, features), generator)
         hidden = activation(z + 0.3)
         table[name] = dict.fromkeys(NORMALIZERS, 0.0)
         for _ in range(3):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.draws import device_of, shuffled, uniform
+from relreps._core.draws import normal as normal_draw
 from relreps._core.invariance import TRANSFORMATIONS
 
 #: A function ``(x, anchors) -> code``, a projection (``set_anchors``), or a normaliser (``fit``).
@@ -35,17 +37,20 @@ def random_transformation(
         1
     """
     checks.check_choice("name", name, TRANSFORMATIONS)
-    checks.check_size("features", features)
+    features = checks.check_size("features", features)
+
+    device = device_of(generator)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
+        return normal_draw(shape, generator)
 
     def scales(*shape: int) -> Tensor:
         return torch.exp(normal(*shape))
 
-    matrix, shift = torch.eye(features, dtype=torch.float64), torch.zeros(features)
+    matrix = torch.eye(features, dtype=torch.float64, device=device)
+    shift = matrix.new_zeros(features)
     if name == "permutation":
-        matrix = matrix[torch.randperm(features, generator=generator)]
+        matrix = matrix[shuffled(features, generator)]
     elif name == "rotation":
         matrix = _orthogonal(normal(features, features))
     elif name == "isotropic_scale":
@@ -54,7 +59,7 @@ def random_transformation(
         matrix = matrix * scales(features)
     elif name in ("linear", "affine"):
         # Singular values between 1/2 and 2: invertible, and as far from it as rounding allows.
-        stretch = 2 ** (2 * torch.rand(features, generator=generator, dtype=torch.float64) - 1)
+        stretch = 2 ** (2 * uniform(features, generator) - 1)
         matrix = _orthogonal(normal(features, features)) * stretch
         matrix = matrix @ _orthogonal(normal(features, features))
     if name in ("translation", "affine"):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from relreps._core.draws import normal
 from relreps._core.invariance import TRANSFORMATIONS
 from relreps.normalization import (
     Center,
@@ -67,12 +68,12 @@ class Entry(NamedTuple):
 def measure(module: nn.Module, anchors: int, features: int, draws: int = 2) -> dict[str, float]:
     """Largest relative change of a module's code under each transformation, in float64."""
     generator = torch.Generator().manual_seed(0)
-    shift = torch.randn(features, generator=generator, dtype=torch.float64)
+    shift = normal((features,), generator)
 
     def space(rows: int) -> torch.Tensor:
         # Off the origin and of unequal spread, so that no invariance holds by accident.
-        z = torch.randn(rows, features, generator=generator, dtype=torch.float64)
-        return z * torch.linspace(0.5, 2, features) + shift
+        z = normal((rows, features), generator)
+        return z * torch.linspace(0.5, 2, features, device=z.device) + shift
 
     x, a = space(20), space(anchors)
     return {

@@ -15,7 +15,7 @@ def check_same_samples(names: tuple[str, str], x: Tensor, y: Tensor, metric: Met
     for name, cloud in zip(names, (x, y), strict=True):
         metric.check(name, cloud)
         if metric.precomputed and checks.on_host(cloud):
-            off = ~torch.eye(cloud.shape[-1], dtype=torch.bool)
+            off = ~torch.eye(cloud.shape[-1], dtype=torch.bool, device=cloud.device)
             if bool((cloud.isinf() & off).any()):
                 raise ValueError(
                     f"`{name}` must be finite between every two points: points infinitely far "
@@ -26,6 +26,7 @@ def check_same_samples(names: tuple[str, str], x: Tensor, y: Tensor, metric: Met
             f"`{names[0]}` and `{names[1]}` must be clouds of the same samples, got shapes "
             f"{tuple(x.shape)} and {tuple(y.shape)}. Only the last axis may differ."
         )
+    checks.check_device(x, y, names)
 
 
 def longest_pairs(d: Tensor, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision
+from relreps._core.warnings import warn
 from relreps.topo_loss.deaths import check_scale
 from relreps.topo_loss.kinds import MetricLike, resolve_metric
 from relreps.topo_loss.metric import Metric
@@ -62,6 +63,10 @@ def topological_densification_loss(
     Raises:
         TypeError, ValueError: As `death_times`; a negative scale, an unknown mode or reduction,
             labels that are not one integer a point.
+
+    Warns:
+        NumericalWarning: No two points are of one class; where classes are looked at one by one,
+            on the eager CPU.
 
     Example:
         >>> z = torch.tensor([[0.0], [5.0], [1.0], [1.5]])
@@ -192,6 +197,12 @@ def _by_class(z: Tensor, scale: float, labels: Tensor, options: _Options) -> Ten
         clouds = options.metric.take(z, rows)
         values.append(_penalties(clouds, scale, options).sum(-1))
         classes.append(at)
+    if len(z) > 1 and int(counts.max()) == 1:
+        warn(
+            f"No two of the {len(z)} points are of one class, so there is nothing to connect: the "
+            "loss is 0 and so is its gradient. Draw several points of a class for every batch, for "
+            "example with `ClassBatchSampler`."
+        )
     ascending = torch.cat(values)[torch.cat(classes).argsort()]
     return _reduced(ascending, options, int((counts > 1).sum()))
 

@@ -96,6 +96,7 @@ def _divergence(x: Tensor, y: Tensor, metric: Metric, quantile: float) -> Tensor
     if x.shape[-2] < 2:
         return x[..., :0, :].sum((-2, -1)) + y[..., :0, :].sum((-2, -1))  # 0 in the graph
     with full_precision(x):
+        x, y = metric.in_own_unit(x), metric.in_own_unit(y)
         matrices = [metric.distances(cloud) for cloud in (x, y)]
         units = [_Quantile(d, quantile) for d in matrices]
         given = resolve_metric("precomputed")
@@ -109,10 +110,12 @@ def _divergence(x: Tensor, y: Tensor, metric: Metric, quantile: float) -> Tensor
             for cloud, unit in zip((x, y), units, strict=True)
         )
         # R >= 0: W(min(r_x, r_y)), a minimum over trees, is at most the weight of that minimum on
-        # the tree of x, which is at most W(r_x); and so for y.
-        alone = (in_x[..., 0, :] + in_y[..., 1, :]) / 2
-        together = torch.minimum(in_x[..., 2, :], in_y[..., 2, :])
-        total: Tensor = (alone - together).sum(-1)
+        # the tree of x, which is at most W(r_x); and so for y. It holds to the last digit: where
+        # rounding makes another of the three trees the least, it is taken, and sums in one order
+        # of numbers that are not larger are not larger.
+        of_x, of_y = in_x.sum(-1)[..., 0], in_y.sum(-1)[..., 1]
+        together = torch.minimum(in_x, in_y).sum(-1).amin(-1)
+        total: Tensor = (of_x - together) / 2 + (of_y - together) / 2
         return total
 
 

@@ -37,11 +37,14 @@ class Differences(Metric):
         self.order, self.length, self.power = order, length, power
 
     def prepare(self, x: Tensor) -> Tensor:
-        x = x.nan_to_num()
+        return self.in_own_unit(x.nan_to_num())
+
+    def in_own_unit(self, x: Tensor) -> Tensor:
         if self.order and x.numel():
-            # The order of norms does not depend on the unit. Powers of coordinates that are brought
-            # near one neither overflow nor vanish, and a power of two rounds nothing.
-            x = x / unit_of(x.abs().amax((-2, -1), keepdim=True))
+            # Neither the order of norms nor their ratios depend on the unit. Powers of coordinates
+            # that are brought near one neither overflow nor vanish, and a power of two rounds
+            # nothing.
+            x = x / unit_of(x.detach().abs().amax((-2, -1), keepdim=True))
         return x
 
     def pairwise(self, rows: Tensor, space: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ class Differences(Metric):
         return d if self.power == 1 else d**self.power
 
     def measure(self, x: Tensor, edges: Tensor) -> Tensor:
-        by_hand = self.order == 2 and self.power == 1 and checks.concrete(x)
+        by_hand = self.order == 2 and self.power == 1 and checks.plain()
         points, ends = norms.ends_of(x, edges)
         if by_hand:
             lengths = norms.euclidean(points, ends)

@@ -42,7 +42,7 @@ def _tree(pairs: Candidates, cloud: int) -> Tensor:
 
 def _unions(n: int, size: int) -> Iterator[Tensor]:
     """Row numbers of every two parts of about ``size`` of n points, ascending."""
-    parts = torch.arange(n).tensor_split(math.ceil(n / size))
+    parts = torch.arange(n, device="cpu").tensor_split(math.ceil(n / size))
     for b in range(len(parts)):
         for a in range(b):
             yield torch.cat((parts[a], parts[b]))

@@ -53,6 +53,13 @@ class Metric(ABC):
         """Clouds ``(..., k, D)`` of some points of one cloud, by their rows ``(..., k)``."""
         return x[rows]
 
+    def in_own_unit(self, x: Tensor) -> Tensor:
+        """The clouds ``(..., n, D)``, each in a unit of its own: for what asks for ratios alone.
+
+        Ratios of the distances of a cloud stay, and are in range where the distances are not.
+        """
+        return x
+
     def check_shape(self, name: str, x: Tensor) -> None:
         """Refuse what is no cloud by shape or type."""
         checks.check_floating(name, x)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relreps._core import checks
 from relreps._core.linalg import unit_rows
 from relreps._core.rounding import safe_divisor, safe_norm, safe_power, safe_reciprocal
 
@@ -54,14 +55,64 @@ def norm(gap: Tensor, p: float) -> Tensor:
     """The p-norm of each difference ``(..., D)``, of any size, with gradient 0 at 0."""
     if p == 1 or gap.shape[-1] == 0:
         return gap.abs().sum(-1)
-    size = gap.abs()
     if p == math.inf:
-        return size.amax(-1)
-    # Divided by its largest coordinate, which is a constant to autograd: a norm is homogeneous.
-    largest = size.detach().amax(-1, keepdim=True)
+        return gap.abs().amax(-1)
+    if checks.eager():
+        length: Tensor = _Norm.apply(gap, p)  # type: ignore[no-untyped-call]
+        return length
+    return _in_units(gap, p)  # a compiler does not trace what has a rule for tangents
+
+
+def _in_units(gap: Tensor, p: float) -> Tensor:
+    """The p-norm u |v / u|, u the largest coordinate, a constant to autograd."""
+    size = gap.abs()
+    unit = size.detach().amax(-1, keepdim=True)
+    size = size / safe_divisor(unit)
     if p == 2:
-        return safe_norm(gap / safe_divisor(largest)) * largest[..., 0]
-    return safe_power(power_sum(size / safe_divisor(largest), p), 1 / p) * largest[..., 0]
+        return safe_norm(size) * unit[..., 0]
+    return safe_power(power_sum(size, p), 1 / p) * unit[..., 0]
+
+
+class _Norm(torch.autograd.Function):
+    """The p-norm, whose derivative is found without the length: that may be too small to divide by.
+
+    Differentiated as it is computed, it would be u times a slope over u, of which the first product
+    vanishes where u is next to the smallest number.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gap: Tensor, p: float) -> Tensor:
+        return _in_units(gap, p)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        gap, ctx.p = inputs
+        ctx.save_for_backward(gap)
+        ctx.save_for_forward(gap)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (gap,) = ctx.saved_tensors
+        return grad[..., None] * slope(gap, ctx.p), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (gap,) = ctx.saved_tensors
+        return (tangent * slope(gap, ctx.p)).sum(-1)
+
+
+def slope(gap: Tensor, p: float) -> Tensor:
+    """Gradient ``(..., D)`` of the p-norm of each difference, itself differentiable; 0 at 0."""
+    # With v = u s, u the largest coordinate, which the gradient does not depend on,
+    #     d|v|_p / dv_k = sign(v_k) (|v_k| / |v|_p)^(p-1) = sign(s_k) |s_k|^(p-1) / |s|_p^(p-1).
+    part = gap / safe_divisor(gap.detach().abs().amax(-1, keepdim=True))
+    if p == 2:
+        return part * safe_reciprocal(torch.linalg.vector_norm(part, dim=-1, keepdim=True))
+    size = part.abs()
+    total = safe_power(size, p).sum(-1, keepdim=True)
+    return part.sign() * safe_power(size, p - 1) * safe_power(total, 1 / p - 1)
 
 
 def square_sum(gap: Tensor) -> Tensor:
@@ -81,7 +132,11 @@ def power_sum(gap: Tensor, p: float) -> Tensor:
 
 def saturated_sum(gap: Tensor) -> Tensor:
     """Sum of ``|v| / (1 + |v|)`` over the coordinates of each difference."""
-    return _saturated(gap.abs()).sum(-1)
+    # From one on as 1 - 1 / (1 + |v|): the slope 1 / (1 + |v|)^2 is then no difference of two
+    # numbers of size 1 / |v|.
+    size = gap.abs()
+    low = size.clamp(max=1)
+    return torch.where(size < 1, low / (1 + low), 1 - 1 / (1 + size)).sum(-1)
 
 
 def _saturated(size: Tensor) -> Tensor:
@@ -119,23 +174,27 @@ class _Euclidean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, ends: Tensor) -> Tensor:
         first, second = both_ends(points, ends)
-        gap = first - second
-        if not gap.shape[-1]:
-            length = gap.sum(-1)
+        part = first - second
+        if part.shape[-1]:
+            largest = part.abs().amax(-1, keepdim=True)  # far faster than the norm
+            part = part / safe_divisor(largest)
+            size = torch.linalg.vector_norm(part, dim=-1)
+            length: Tensor = size * largest[..., 0]
         else:
-            largest = gap.abs().amax(-1, keepdim=True)  # far faster than the norm
-            length = torch.linalg.vector_norm(gap / safe_divisor(largest), dim=-1) * largest[..., 0]
-        ctx.save_for_backward(points, ends, gap, length)
+            length = size = part.sum(-1)
+        ctx.save_for_backward(points, ends, part, size)
         return length
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        points, ends, gap, length = ctx.saved_tensors
+        # An end moves its edge by the unit vector along it, the other end by the opposite one. It
+        # is that of the difference in units of its largest coordinate, in which its length is not
+        # so small that its reciprocal overflows.
+        points, ends, part, size = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again, back to the points
             first, second = both_ends(points, ends)
-            gap = first - second
-            length = norm(gap, 2.0)
-        # An end moves its edge by the unit vector along it, the other end by the opposite one.
-        slope = gap * (grad * safe_reciprocal(length))[..., None]
+            along = grad[..., None] * slope(first - second, 2.0)
+        else:
+            along = part * (grad * safe_reciprocal(size))[..., None]
         out = grad.new_zeros(points.shape)  # of `grad`, which may be a batch of gradients
-        return out.index_add_(0, ends, torch.cat((slope, -slope))), None
+        return out.index_add_(0, ends, torch.cat((along, -along))), None

@@ -99,7 +99,7 @@ class ConnectivityLoss(nn.Module):
     def __init__(self, scale: float = 2.0, *, metric: MetricLike = "l1", branches: int = 1) -> None:
         super().__init__()
         check_scale(scale)
-        checks.check_size("branches", branches)
+        branches = checks.check_size("branches", branches)
         self._metric = _of_points(metric)
         self.scale = scale
         self.metric = metric
@@ -161,6 +161,7 @@ def death_time_quantiles(
                 [0.5000, 0.5000, 0.5000]])
     """
     checks.check_rows("x", x, minimum=2)
+    checks.check_readable("x", x)
     checks.check_generator(generator)
     rule = _of_points(metric)
     if isinstance(quantiles, int | float | str) or not len(quantiles):
@@ -168,9 +169,9 @@ def death_time_quantiles(
     for q in quantiles:
         checks.check_number("quantiles", q, 0, 1)
     if samples_per_class is not None:
-        checks.check_size("samples_per_class", samples_per_class, minimum=2)
+        samples_per_class = checks.check_size("samples_per_class", samples_per_class, minimum=2)
     if labels is None:
-        labels = torch.zeros(len(x), dtype=torch.long)
+        labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
     checks.check_labels(labels, len(x))
     classes, counts = labels.cpu().unique(return_counts=True)
     least = samples_per_class or 2
@@ -188,7 +189,8 @@ def death_time_quantiles(
         clouds = members[order[: count - count % size]].unflatten(0, (-1, size))
         deaths = death_times(clouds, rule).flatten()
         rows.append(torch.quantile(deaths, deaths.new_tensor(list(quantiles))))
-    return torch.stack(rows)
+    with full_precision(x):
+        return torch.stack(rows)
 
 
 def _of_points(metric: MetricLike) -> Metric:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32, full_precision
-from relreps._core.rounding import safe_norm
 from relreps.topo_loss.clouds import check_same_samples, diameter, mean
 from relreps.topo_loss.kinds import MetricLike, resolve_metric
 from relreps.topo_loss.metric import Metric
+from relreps.topo_loss.norms import norm
 from relreps.topo_loss.trees import spanning_edges
 
 Normalize: TypeAlias = Literal["max", "none", "learned"]
@@ -63,7 +63,9 @@ class SignatureLoss(nn.Module):
     same pairs of samples are compared in both spaces. The mean over clouds is taken. Edges are
     selected without gradient; their lengths, and what normalises them, carry it to both clouds. A
     cloud of fewer than two points counts zero. With ``"max"`` the loss is invariant to isometries
-    and scale of either space. O(n² (D1 + D2)) time, O(n²) memory.
+    and scale of either space. Where distances of a cloud tie it has several trees, and which one is
+    taken depends on the order of the samples; so does the loss then, unlike that of `rtd_lite`.
+    O(n² (D1 + D2)) time, O(n²) memory.
 
     Args:
         metric: Metric of both spaces, see `death_times`; ``"precomputed"`` takes distances.
@@ -114,6 +116,10 @@ def _gaps(
     """Differences of the lengths of edges ``(..., 2, n - 1)``, a row for the tree of each cloud."""
     x, z = at_least_float32(x), at_least_float32(z)
     with full_precision(x):
+        if normalize != "none":
+            x = metric.in_own_unit(x)
+        if normalize == "max":
+            z = metric.in_own_unit(z)
         trees = [spanning_edges(cloud, metric) for cloud in (x, z)]
         both = torch.cat(trees, -2)
         in_x, in_z = metric.measure(x, both), metric.measure(z, both)
@@ -129,6 +135,6 @@ def _gaps(
 
 def _halves(gaps: Tensor, squared: bool) -> Tensor:
     """Half the sum over both trees of the squared norms, or of the norms."""
-    sizes = gaps.square().sum(-1) if squared else safe_norm(gaps)
+    sizes = gaps.square().sum(-1) if squared else norm(gaps, 2.0)
     total: Tensor = sizes.sum(-1) / 2
     return total

@@ -45,9 +45,11 @@ def mass_concentration_bound(
     References:
         Hofer et al., arXiv:2002.04805.
     """
-    checks.check_size("b", b)
-    checks.check_size("l", l)
-    mass, level = torch.broadcast_tensors(_probability("p", p), 1 - _probability("c", c))
+    b, l = checks.check_size("b", b), checks.check_size("l", l)  # noqa: E741
+    given = p if isinstance(p, Tensor) else c
+    device = given.device if isinstance(given, Tensor) else torch.device("cpu")
+    mass, level = (_probability(name, v, device) for name, v in (("p", p), ("c", c)))
+    mass, level = torch.broadcast_tensors(mass, 1 - level)
     low, high = mass, torch.ones_like(mass)
     for _ in range(64):
         middle = (low + high) / 2
@@ -56,11 +58,12 @@ def mass_concentration_bound(
     return torch.where(_disconnected(mass, mass, b, l) <= level, mass, high)
 
 
-def _probability(name: str, value: float | Tensor) -> Tensor:
+def _probability(name: str, value: float | Tensor, device: torch.device) -> Tensor:
     if not isinstance(value, Tensor):
         checks.check_number(name, value, 0, 1)
-        return torch.tensor(value, dtype=torch.float64)
+        return torch.tensor(value, dtype=torch.float64, device=device)
     checks.check_floating(name, value)
+    checks.check_readable(name, value)
     inside = (value >= 0) & (value <= 1)
     if not bool(inside.all()):
         raise ValueError(f"`{name}` must be in [0, 1], got {float(value[~inside][0])}.")

@@ -21,6 +21,7 @@ from relreps.translate.report import (
 )
 from relreps.translate.ridge import AffineTranslator, LinearTranslator, linear_map
 from relreps.translate.scale_invariance import ScaleInvarianceReport, scale_invariance_report
+from relreps.translate.search import OwnRows
 from relreps.translate.seeded import RefinedProcrustesTranslator
 from relreps.translate.streaming import MomentTranslator
 from relreps.translate.transport import TransportTranslator
@@ -36,6 +37,7 @@ __all__ = [
     "LinearTranslator",
     "MatrixTranslator",
     "MomentTranslator",
+    "OwnRows",
     "PermutationTranslator",
     "Problem",
     "ProcrustesRidgeTranslator",

@@ -9,7 +9,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.state import FittedModule, options
+from relreps._core.description import options
+from relreps._core.state import FittedModule
 
 
 class Translator(FittedModule, ABC):
@@ -22,18 +23,22 @@ class Translator(FittedModule, ABC):
         out_features: Width :math:`D_y` of the target space.
     """
 
-    #: Whether ``fit(x, y)`` takes rows that are paired, and nothing else.
-    paired: bool = True
-
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        checks.check_size("in_features", in_features)
-        checks.check_size("out_features", out_features)
+        in_features = checks.check_size("in_features", in_features)
+        out_features = checks.check_size("out_features", out_features)
         self.in_features, self.out_features = in_features, out_features
 
     @abstractmethod
     def fit(self, x: Tensor, y: Tensor) -> Self:
         """Fit on rows ``x (N, D_x)`` and ``y``; on an error nothing changes."""
+
+    def fit_pairs(self, x: Tensor, y: Tensor) -> Self:
+        """Fit on rows of which row i of ``x`` is known to belong to row i of ``y``.
+
+        What calls `fit` of any translator; one whose `fit` takes more than pairs says here what.
+        """
+        return self.fit(x, y)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -87,8 +87,8 @@ class FunctionalMapTranslator(SeededTranslator):
         post: Post | None = None,
     ) -> None:
         super().__init__(in_features, out_features, scale, pre, post)
-        checks.check_size("num_functions", num_functions, minimum=2)
-        checks.check_size("k", k)
+        num_functions = checks.check_size("num_functions", num_functions, minimum=2)
+        k = checks.check_size("k", k)
         checks.check_nonnegative("alpha", alpha)
         self.num_functions, self.k, self.alpha = num_functions, k, alpha
         self.register_buffer("similarity", torch.zeros(()))

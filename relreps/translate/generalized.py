@@ -79,19 +79,17 @@ class GeneralizedProcrustes(FittedModule):
         max_iterations: int = 200,
     ) -> None:
         super().__init__()
-        features = list(features)
+        features = [checks.check_size("features", width) for width in features]
         if len(features) < 2:
             raise ValueError(f"`features` must name at least two spaces, got {features}.")
-        for width in features:
-            checks.check_size("features", width)
-        checks.check_size("hub_features", hub_features)
+        hub_features = checks.check_size("hub_features", hub_features)
         if hub_features > sum(features):
             raise ValueError(
                 f"`hub_features` must be at most the widths together, {sum(features)}, got "
                 f"{hub_features}: more directions cannot be told apart."
             )
         checks.check_number("tolerance", tolerance, 0, 1)
-        checks.check_size("max_iterations", max_iterations)
+        max_iterations = checks.check_size("max_iterations", max_iterations)
         self.features, self.hub_features = features, hub_features
         self.rescale, self.tolerance, self.max_iterations = rescale, tolerance, max_iterations
         for m, width in enumerate(features):

@@ -68,7 +68,8 @@ class Gram(NamedTuple):
         """The smallest ``m`` with ``(matrix + penalty I) m = right``; and the matrix's rank."""
         # Cholesky is exact to rounding where the matrix is well conditioned, in a third of the
         # time; else the pseudo-inverse in the eigenvectors leaves out what is rounding.
-        shifted = self.matrix + penalty * torch.eye(len(self.values)).to(self.matrix)
+        m = self.matrix
+        shifted = m + penalty * torch.eye(len(m), dtype=m.dtype, device=m.device)
         # In units in which every feature weighs the same, which spares digits where theirs differ.
         # One that varies by less than the others are rounded to is a constant, and has no unit.
         varies = shifted.diagonal() > self.eps**2 * shifted.diagonal().max()
@@ -84,7 +85,7 @@ class Gram(NamedTuple):
 
 def check_max_rank(max_rank: int, in_features: int, out_features: int) -> None:
     """Refuse a rank that no map between these widths has."""
-    checks.check_size("max_rank", max_rank)
+    max_rank = checks.check_size("max_rank", max_rank)
     if max_rank > min(in_features, out_features):
         raise ValueError(
             f"`max_rank` must be at most min(in_features, out_features) = "

@@ -133,8 +133,8 @@ def _errors(xx: Tensor, m: Tensor, rotations: Tensor) -> Tensor:
 
 def check_values(x: Tensor, y: Tensor) -> None:
     """Refuse rows that are not finite, which a decomposition would refuse in its own words."""
-    if checks.eager():
-        for name, rows in (("x", x), ("y", y)):
+    for name, rows in (("x", x), ("y", y)):
+        if checks.readable(rows):
             checks.check_finite(name, rows.detach())
 
 

@@ -110,8 +110,8 @@ class RCSLSTranslator(MatrixTranslator):
         post: Post | None = None,
     ) -> None:
         super().__init__(in_features, out_features, pre, post=post)
-        checks.check_size("k", k)
-        checks.check_size("max_iterations", max_iterations)
+        k = checks.check_size("k", k)
+        max_iterations = checks.check_size("max_iterations", max_iterations)
         checks.check_positive("lr", lr)
         self.k, self.max_iterations, self.lr = k, max_iterations, lr
         self.register_buffer("loss", torch.zeros(()))

@@ -110,12 +110,12 @@ class InverseRelativeTranslator(Translator):
         subspaces: int = 1,
     ) -> None:
         super().__init__(in_features, out_features)
-        checks.check_size("num_anchors", num_anchors, minimum=2)
+        num_anchors = checks.check_size("num_anchors", num_anchors, minimum=2)
         check_ridge("ridge", ridge, ("gcv",))
         checks.check_choice("rescale", rescale, get_args(Rescale))
         checks.check_number("pruning", pruning, 0, 1)
         checks.check_choice("prune_on", prune_on, ("target", "source"))
-        checks.check_size("subspaces", subspaces)
+        subspaces = checks.check_size("subspaces", subspaces)
         if subspaces > 1 and pruning == 0:
             raise ValueError(
                 "`subspaces` above 1 needs `pruning` above 0, or every decoder would use the same "
@@ -264,13 +264,13 @@ class InverseRelativeTranslator(Translator):
             "decoder": decoder,
             "mean_y": mean,
             "condition_number": torch.stack(conditions).amax(),
-            "used_ridge": torch.tensor(ridges).mean(),
-            "num_kept": torch.tensor(kept_least),
+            "used_ridge": decoder.new_tensor(ridges).mean(),
+            "num_kept": self.num_kept.new_tensor(kept_least),
         }
 
     def _kept(self, units: Tensor, generator: torch.Generator | None) -> Tensor:
         """Anchors that stay, in ascending order."""
-        order = torch.arange(len(units))
+        order = torch.arange(len(units), device=units.device)
         if self.subspaces > 1:
             order = shuffled(len(units), generator)
         order = order.to(units.device)

@@ -1,42 +1,55 @@
-"""What a translator keeps, in numbers and in a plain sentence, before anything rests on it."""
+"""What a translator keeps, in numbers and in plain sentences, before anything rests on it."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from relreps._core import checks
-from relreps._core.draws import shuffled
-from relreps._core.linalg import as_float64, unit_rows
-from relreps._core.rounding import rank_tolerance, rounding_of
-from relreps.metrics import recall_at_k
+from relreps._core.linalg import as_float64, full_precision, unit_rows
+from relreps._core.rounding import rank_tolerance, rounding_of, safe_reciprocal, unit_of
+from relreps.translate.advice import Evidence, all_unit, directions, spread_and_rest, warnings_of
 from relreps.translate.base import Translator
+from relreps.translate.held_out import (
+    Fold,
+    among_pairs,
+    fold_of,
+    in_moved_index,
+    in_targets,
+    splits_of,
+)
 from relreps.translate.relative import InverseRelativeTranslator
+from relreps.translate.search import Metric, OwnRows, marks_of, neighbour_shares, own_rows
 
 #: Directions for each pair from which on least squares fits noise: the error of a row that was left
 #: out is that of a fitted one over ``1 - directions / pairs``, on average.
 _ILL_POSED = 0.5
-#: A map of this condition number turns 1 part in a thousand into the whole of a direction.
-_ILL_CONDITIONED = 1e3
-#: Below this part of the effective rank of the target, its neighbourhoods are flattened.
-_FLAT = 0.5
 
 
 class TranslationReport(NamedTuple):
     """What `translation_report` found; ``str`` says it in words."""
 
     pairs: int
-    """Pairs that the map was fitted on."""
+    """Pairs that each map was fitted on; the fewest of the folds."""
     held_out: int
-    """Pairs that it was measured on; they were not seen by the fit."""
-    recall_at_1: float
-    """Part of the held-out rows whose own partner is nearest to them in the target space."""
-    recall_at_10: float
-    """Part of the held-out rows whose own partner is among the ten nearest; 1 of ten rows."""
+    """Pairs that were measured on, each by a map that had not seen it."""
+    moved: OwnRows
+    """Moved rows are searched, by the true vectors of the held-out pairs: a moved index."""
+    queries: OwnRows
+    """Moved rows search, among rows of the target: moved queries."""
+    overlap_at_10: float
+    """Part of the ten nearest other pairs in the target that are among the ten nearest moved."""
+    fresh_at_10: float
+    """Part of the ten nearest that are not moved, where half of the pairs are; 0.5 is fair."""
+    centered_at_10: float
+    """As ``moved.at_10``, among the held-out pairs alone, by the cosine about the target's mean."""
+    length: float
+    """Mean length of the moved rows, in that of their partners."""
     cosine: float
     """Mean cosine between a moved row and its partner, about the mean of the target."""
     residual: float
@@ -53,17 +66,33 @@ class TranslationReport(NamedTuple):
     """What to mind, one sentence each."""
 
     @property
+    def recall_at_1(self) -> float:
+        """Part of the held-out rows that find their own among the moved ones first."""
+        return self.moved.at_1
+
+    @property
+    def recall_at_10(self) -> float:
+        """Part of the held-out rows that find their own among the ten nearest moved ones."""
+        return self.moved.at_10
+
+    @property
     def sentence(self) -> str:
         """The result in one sentence."""
-        sentence = f"With {self.pairs} pairs {self.recall_at_1:.2f} of the neighbours are retained"
-        advice = "; least squares is ill-posed here, use ridge" if self.ill_posed else ""
-        return f"{sentence}{advice}."
+        return (
+            f"By maps of {self.pairs} pairs, {self.moved.at_1:.2f} of {self.held_out} held-out "
+            f"rows find their own first among {self.moved.searched} moved ones, "
+            f"{self.moved.at_10:.2f} among ten."
+        )
 
     def __str__(self) -> str:
         lines = [
             self.sentence,
-            f"recall@1 {self.recall_at_1:.3f}, recall@10 {self.recall_at_10:.3f} "
-            f"among {self.held_out} held-out rows",
+            f"moved rows are searched: {self.moved}",
+            f"moved rows search: {self.queries}",
+            f"overlap of the ten nearest pairs with those of the target {self.overlap_at_10:.3f}, "
+            f"of {self.held_out} rows (chance {min(10 / max(self.held_out - 1, 1), 1):.2g})",
+            f"in an index half moved {self.fresh_at_10:.3f} of the ten nearest are not (fair 0.5)",
+            f"length {self.length:.3f} of the target's",
             f"cosine {self.cosine:.3f}",
             f"residual {self.residual:.3f}",
             f"effective rank {self.effective_rank:.1f} of {self.target_effective_rank:.1f}",
@@ -73,159 +102,218 @@ class TranslationReport(NamedTuple):
         return "\n".join(lines)
 
 
-@torch.no_grad()
 def translation_report(
     translator: Translator,
     x: Tensor,
     y: Tensor,
     *,
+    index: Tensor | Iterable[Tensor] | None = None,
+    targets: Tensor | Iterable[Tensor] | None = None,
+    metric: Metric = "cosine",
     test: tuple[Tensor, Tensor] | None = None,
-    held_out: float = 0.2,
+    held_out: float | None = None,
     generator: torch.Generator | None = None,
 ) -> TranslationReport:
-    r"""Fit a copy of a translator on some of the pairs and measure it on the others.
+    r"""Fit copies of a translator on most of the pairs and measure them on the others.
 
-    ``translator`` itself stays as it is. With :math:`\hat y` the moved and :math:`y` the true
-    held-out rows, and :math:`\mu` the mean of the target rows of the fit,
+    Every pair is held out once, a tenth of them at a time, and copies of a row together, so that
+    each map has nearly as many pairs as one of all of them. ``translator`` itself stays as it is.
+
+    To judge the **migration of an index**, give all of its stored rows as ``index``: each map moves
+    them, block by block, and the new vectors of the held-out pairs search them for their own rows.
+    A map that passes among some held-out rows can be worthless there. To judge queries that are
+    moved to an index that stays, give the map from the new space to the old one, with the stored
+    rows as ``targets``. Which side to move is told by comparing both.
+
+    A copy of a row is as right as the row, and rows that score the same count as in any order. With
+    :math:`\hat y` the moved and :math:`y` the true held-out rows, and :math:`\mu` the mean of the
+    target rows of their fit,
 
     .. math:: \text{residual} = \frac{\sum_i \lVert \hat y_i - y_i \rVert^2}
                                      {\sum_i \lVert y_i - \mu \rVert^2}, \qquad
               \text{effective rank} = \exp\Bigl(-\sum_j p_j \log p_j\Bigr), \quad
               p_j = \frac{\sigma_j}{\sum_l \sigma_l}
 
-    where :math:`\sigma` are the singular values of the rows less their mean. Recall depends on how
-    many rows are searched: compare it between maps, not between sets of other sizes.
-    Moved rows are the queries. A map that draws them towards the mean, as ridge does, is worse at
-    that than as what is searched: for an index of moved rows, search it.
+    where :math:`\sigma` are the singular values of the rows less their mean.
 
-    Cost: one fit, the search O(M² D_y) among M held-out rows, and singular values.
+    Cost: a fit, and a move of the ``index``, for each fold; the search O(N (I + N) D_y) among I
+    rows; singular values. Memory O(N D) and blocks, and eight bytes for each row of the ``index``.
 
     Args:
-        translator: A `Translator` of paired rows, fitted or not; one of your own is a subclass.
-            An `InverseRelativeTranslator` needs ``test`` and as many pairs as it has anchors.
+        translator: A `Translator`, fitted or not; one of your own is a subclass. It is fitted by
+            `Translator.fit_pairs`. An `InverseRelativeTranslator` needs ``test`` and as many pairs
+            as it has anchors.
         x: Source rows.
         y: Target rows of the same samples, in the same order.
-        test: Held-out pairs ``(x, y)``; the map is then fitted on all rows of ``x`` and ``y``.
-        held_out: Otherwise, part of the pairs that is held out, drawn at random.
-        generator: Of that draw.
+        index: Stored source rows, those of ``x`` among them; a tensor, which may be mapped from a
+            file, or anything that gives blocks of rows. By default the held-out rows are searched.
+        targets: Stored target rows, those of ``y`` among them, in the same forms.
+        metric: By which the index is searched, ``"cosine"``, ``"inner"`` or ``"euclidean"``.
+        test: Held-out pairs ``(x, y)``; one map is then fitted on all rows of ``x`` and ``y``.
+        held_out: Otherwise, part of the pairs that is held out at a time: a tenth, and at least
+            two, by default.
+        generator: Of the draw of these.
 
     Shape:
-        - x: :math:`(N, D_x)`; y: :math:`(N, D_y)`.
+        - x: :math:`(N, D_x)`; y: :math:`(N, D_y)`; index: :math:`(I, D_x)`; targets:
+          :math:`(J, D_y)`.
 
     Raises:
-        TypeError: If ``translator`` cannot be fitted on pairs.
-        ValueError: Unpaired or non-finite rows, other widths in ``test``, or fewer than two rows
-            on one side of the split.
+        TypeError: If ``translator`` is none.
+        ValueError: Unpaired or non-finite rows, other widths in ``test``, ``index`` or ``targets``,
+            or fewer than two rows on one side of a split.
 
     Example:
         >>> from relreps import ProcrustesTranslator
         >>> x = torch.randn(500, 8)
         >>> rotation = torch.linalg.qr(torch.randn(8, 8)).Q
-        >>> print(translation_report(ProcrustesTranslator(8, 8), x, x @ rotation))
-        With 400 pairs 1.00 of the neighbours are retained.
-        recall@1 1.000, recall@10 1.000 among 100 held-out rows
-        cosine 1.000
-        residual 0.000
-        effective rank 7.9 of 7.9
-        condition number 1
-        no warnings
+        >>> report = translation_report(ProcrustesTranslator(8, 8), x[:100], x[:100] @ rotation,
+        ...                             index=x)
+        >>> print(report.sentence)
+        By maps of 90 pairs, 1.00 of 100 held-out rows find their own first among 500 moved ones, \
+1.00 among ten.
 
     References:
         Effective rank: Roy and Vetterli 2007.
     """
-    _check_translator(translator)
-    _check_pairs("", x, y)
-    if test is None:
-        (x, y), test = _split(x, y, held_out, generator)
-    if isinstance(translator, InverseRelativeTranslator) and translator.num_anchors != len(x):
-        raise ValueError(
-            f"`translator` has {translator.num_anchors} anchors, and so many pairs it is fitted "
-            f"on, got {len(x)}. Give them as `x` and `y`, and other pairs as `test`."
-        )
-    _check_pairs("test", *test)
-    checks.check_features("test[0]", test[0], x.shape[1])
-    checks.check_features("test[1]", test[1], y.shape[1])
-    fitted = copy.deepcopy(translator)
-    fitted.fit(x, y)
-    return _measure(fitted, x, y, *test)
-
-
-def _check_translator(translator: Translator) -> None:
-    """Refuse what cannot be fitted on pairs alone."""
-    if not isinstance(translator, Translator) or not translator.paired:
+    if not isinstance(translator, Translator):
         raise TypeError(
-            "`translator` must be a `relreps.Translator` that is fitted by `fit(x, y)` on pairs, "
-            f"got {type(translator).__name__}. Fit one that takes more, such as seeds or many "
-            "spaces, yourself; `retrieval_scores` compares what it returns with held-out rows."
+            "`translator` must be a `relreps.Translator` that is fitted on pairs, got "
+            f"{type(translator).__name__}. Fit one of many spaces yourself; "
+            "`retrieval_scores` compares what it returns with held-out rows."
         )
+    checks.check_choice("metric", metric, get_args(Metric))
+    _check_pairs(("x", "y"), x, y)
+    # What was made in inference mode may not be written to outside of it, nor the reverse.
+    with torch.inference_mode(False), torch.no_grad(), full_precision(x):
+        if test is None:
+            splits = splits_of(x, y, held_out, generator)
+        else:
+            _check_test(x, y, test, held_out)
+            splits = [(x, y, *test)]
+        if isinstance(translator, InverseRelativeTranslator):
+            _check_anchors(translator, len(splits[0][0]))
+        folds = [fold_of(translator, *split) for split in splits]
+        return _measure(translator, folds, len(x), index, targets, metric)
 
 
-def _check_pairs(side: str, x: Tensor, y: Tensor) -> None:
-    names = (f"{side}[0]", f"{side}[1]") if side else ("x", "y")
+def _check_pairs(names: tuple[str, str], x: Tensor, y: Tensor) -> None:
     for name, rows in zip(names, (x, y), strict=True):
         checks.check_rows(name, rows, minimum=2)
         checks.check_finite(name, rows)
     checks.check_paired(x, y, names)
 
 
-def _split(
-    x: Tensor, y: Tensor, held_out: float, generator: torch.Generator | None
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Pairs to fit on, and pairs to measure on."""
-    tested = round(held_out * len(x)) if 0 < held_out < 1 else 0
-    if not 2 <= tested <= len(x) - 2:
+def _check_test(x: Tensor, y: Tensor, test: tuple[Tensor, Tensor], held_out: float | None) -> None:
+    if held_out is not None:
+        raise ValueError("`held_out` is a part of the pairs, and `test` are others: give one.")
+    _check_pairs(("test[0]", "test[1]"), *test)
+    checks.check_features("test[0]", test[0], x.shape[1])
+    checks.check_features("test[1]", test[1], y.shape[1])
+
+
+def _check_anchors(translator: InverseRelativeTranslator, pairs: int) -> None:
+    if translator.num_anchors != pairs:
         raise ValueError(
-            f"`held_out` must leave at least two of the {len(x)} pairs on either side, got "
-            f"{held_out}. It is a part of the pairs, such as 0.2."
+            f"`translator` has {translator.num_anchors} anchors, and so many pairs it is fitted "
+            f"on, got {pairs}. Give them as `x` and `y`, and other pairs as `test`."
         )
-    order = shuffled(len(x), generator).to(x.device)
-    test, fit = order[:tested], order[tested:]
-    return (x[fit], y[fit]), (x[test], y[test])
 
 
 def _measure(
-    fitted: Translator, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor
+    translator: Translator,
+    folds: list[Fold],
+    pairs: int,
+    index: Tensor | Iterable[Tensor] | None,
+    targets: Tensor | Iterable[Tensor] | None,
+    metric: Metric,
 ) -> TranslationReport:
-    """The report of a fitted map; ``x`` and ``y`` are the pairs that it was fitted on."""
-    moved, true = as_float64(fitted(x_test)), as_float64(y_test)
-    checks.check_finite("translator(x)", moved)
-    mean = as_float64(y).mean(0)
-    left, right = moved - mean, true - mean
-    spread = right.square().sum()
-    rank, target_rank = (_effective_rank(rows - rows.mean(0)) for rows in (moved, true))
-    stretches = _stretches(fitted, as_float64(x).mean(0), as_float64(x).std())
-    live = (
-        stretches
-        > rank_tolerance(max(x.shape[1], y.shape[1]), rounding_of(torch.float32)) * (stretches[:1])
+    """The report of maps that were fitted on parts of the pairs."""
+    x, y, moved = (torch.cat([getattr(f, n) for f in folds]) for n in ("x_test", "y_test", "moved"))
+    true = y.to(moved.device)
+    means = torch.cat([as_float64(f.y).mean(0).expand(len(f.moved), -1) for f in folds])
+    left, right = as_float64(moved) - means, as_float64(true) - means
+    unit = unit_of(torch.maximum(left.abs().amax(), right.abs().amax()))
+    left, right = left / unit, right / unit
+
+    marks = marks_of(x).to(left.device), marks_of(true).to(left.device)
+    among = [among_pairs(*rows, marks, metric) for rows in ((true, moved), (moved, true))]
+    found, missing = [own_rows([hunt], own) for hunt, own in zip(among, marks, strict=True)], 0
+    if index is not None:
+        found[0], missing = in_moved_index(folds, index, metric)
+    if targets is not None:
+        found[1], absent = in_targets(moved, true, targets, metric)
+        missing += absent
+    # By cosine about the target's mean all scales are one map.
+    about = [among_pairs(*rows, marks, "cosine") for rows in ((right, left), (left, right))]
+    plain, centered = ([float(h.found(10).mean()) for h in hunts] for hunts in (among, about))
+    worse = max((0, 1), key=lambda side: centered[side] - plain[side])
+    overlap, fresh = neighbour_shares(true, moved, metric)
+
+    first = folds[0]
+    stretches = _stretches(first.map, as_float64(first.x).mean(0), as_float64(first.x).std())
+    floor = rank_tolerance(max(x.shape[1], y.shape[1]), rounding_of(torch.float32)) * stretches[:1]
+    dropped = int((stretches <= floor).sum())
+    rank, fitted_on = directions(first.x), min(len(fold.x) for fold in folds)
+    spread, rest = spread_and_rest(left, right)
+    lengths = [torch.linalg.vector_norm(as_float64(rows), dim=1).mean() for rows in (moved, true)]
+    seen = Evidence(
+        translator=translator,
+        pairs=(fitted_on, pairs),
+        rank=rank,
+        ill_posed=rank > _ILL_POSED * len(first.x),
+        width=rank if rank < len(first.x) - 1 else x.shape[1],
+        residual=_residual(left, right),
+        fit_residual=_residual(*_about(first.map(first.x), first.y)),
+        scaled_residual=rest,
+        moved_search=worse == 1,
+        at_10=plain[worse],
+        centered_at_10=centered[worse],
+        ranks=(_effective_rank(left + means / unit), _effective_rank(right + means / unit)),
+        condition=float("inf") if dropped else float(stretches[0] / stretches[-1]),
+        dropped=dropped,
+        spread=spread,
+        length=float(lengths[0] * safe_reciprocal(lengths[1])),
+        unit_targets=all_unit(true),
+        fresh_at_10=fresh,
+        missing=missing,
     )
-    condition = float(stretches[0] / stretches[-1]) if bool(live.all()) else math.inf
-    residual = float((moved - true).square().sum() / spread) if spread > 0 else math.nan
-    first, ten = (float(recall_at_k(moved, true, min(k, len(true)))) for k in (1, 10))
     return TranslationReport(
-        pairs=len(x),
+        pairs=fitted_on,
         held_out=len(true),
-        recall_at_1=first,
-        recall_at_10=ten,
+        moved=found[0],
+        queries=found[1],
+        overlap_at_10=overlap,
+        fresh_at_10=fresh,
+        centered_at_10=centered[0],
+        length=seen.length,
         cosine=float((unit_rows(left) * unit_rows(right)).sum(-1).mean()),
-        residual=residual,
-        effective_rank=rank,
-        target_effective_rank=target_rank,
-        condition_number=condition,
-        ill_posed=_directions(x) > _ILL_POSED * len(x),
-        warnings=tuple(_warnings(residual, (rank, target_rank), condition, int((~live).sum()))),
+        residual=seen.residual,
+        effective_rank=seen.ranks[0],
+        target_effective_rank=seen.ranks[1],
+        condition_number=seen.condition,
+        ill_posed=seen.ill_posed,
+        warnings=warnings_of(seen),
     )
 
 
-def _directions(x: Tensor) -> int:
-    """Rank of the rows about their mean."""
-    values = torch.linalg.svdvals(as_float64(x) - as_float64(x).mean(0))
-    tolerance = rank_tolerance(x.shape[1], rounding_of(x.dtype))
-    return int((values > values[:1] * tolerance).sum())
+def _about(moved: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """Moved and true rows about the mean of the true ones, in a unit of their size."""
+    mean = as_float64(true).mean(0)
+    left, right = as_float64(moved) - mean.to(moved.device), as_float64(true) - mean
+    unit = unit_of(right.abs().amax())
+    return left / unit, right.to(left.device) / unit
+
+
+def _residual(left: Tensor, right: Tensor) -> float:
+    """Squared distances of partners, in those of the second ones from zero."""
+    spread = right.square().sum()
+    return float((left - right).square().sum() / spread) if spread > 0 else math.nan
 
 
 def _effective_rank(rows: Tensor) -> float:
-    """Exponential of the entropy of the singular values; 0 if there is nothing but zeros."""
-    values = torch.linalg.svdvals(rows)
+    """Exponential of the entropy of the singular values about the mean; 0 if all are zero."""
+    values = torch.linalg.svdvals(rows - rows.mean(0))
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp()) if values.sum() > 0 else 0.0
 
@@ -237,28 +325,3 @@ def _stretches(fitted: Translator, mean: Tensor, scale: Tensor) -> Tensor:
     wide = copy.deepcopy(fitted).double()
     values: Tensor = torch.linalg.svdvals((wide(mean + steps) - wide(mean - steps)) / (2 * step))
     return values
-
-
-def _warnings(
-    residual: float, ranks: tuple[float, float], condition: float, dropped: int
-) -> list[str]:
-    """What to mind, the gravest first."""
-    found = []
-    if residual >= 1:
-        found.append(
-            f"squared distances to the partners are {residual:.2g} times those of the mean of the "
-            "target: give more pairs, or a translator that fits less freely."
-        )
-    if ranks[0] < _FLAT * ranks[1]:
-        found.append(
-            f"the moved rows use {ranks[0]:.0f} directions where the target uses {ranks[1]:.0f}: "
-            "neighbours are flattened together."
-        )
-    if dropped:
-        found.append(f"the map drops {dropped} direction{'s' if dropped > 1 else ''}.")
-    elif condition > _ILL_CONDITIONED:
-        found.append(
-            f"the map stretches some directions {condition:.2g} times as much as others: it "
-            "magnifies what is noise there."
-        )
-    return found

@@ -69,6 +69,7 @@ def scale_invariance_report(
         arXiv:2406.15057.
     """
     checks.check_rows("x", x)
+    checks.check_readable("x", x)
     checks.check_finite("x", x)
     factors = tuple(float(alpha) for alpha in alphas)
     if not factors or not all(0 < alpha < math.inf for alpha in factors):

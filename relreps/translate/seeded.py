@@ -45,7 +45,6 @@ class SeededTranslator(Translator):
 
     num_pairs: Tensor
     agreement: Tensor
-    paired = False
 
     def __init__(
         self,
@@ -85,6 +84,12 @@ class SeededTranslator(Translator):
             y: Target rows, in an order and a number of their own.
             seeds: ``(indices_x, indices_y)`` of rows whose partners are known, or `Pairs`.
         """
+
+    def fit_pairs(self, x: Tensor, y: Tensor) -> Self:
+        """Fit on rows of which row i of ``x`` belongs to row i of ``y``: all are seeds."""
+        checks.check_paired(x, y)
+        every = torch.arange(len(x))
+        return self.fit(x, y, (every, every))
 
     def forward(self, x: Tensor) -> Tensor:
         """Vectors ``(..., D_x)`` of the source space in the target space."""
@@ -148,7 +153,7 @@ class SeededTranslator(Translator):
         leads = self._leads(sides, pairs, known)
         free = leads[known:]
         agreement = _agreement(leads, known)
-        if agreement < _DOUBTFUL:
+        if agreement < _DOUBTFUL and known < min(len(x), len(y)):  # else there was none to find
             warn(
                 f"Of {len(free)} pairs that were found, {agreement:.0%} are confirmed by a map "
                 "of the other half of them: they are probably wrong, and so is the map. Give more "
@@ -266,8 +271,8 @@ class RefinedProcrustesTranslator(SeededTranslator):
         post: Post | None = None,
     ) -> None:
         super().__init__(in_features, out_features, scale, pre, post)
-        checks.check_size("k", k)
-        checks.check_size("max_iterations", max_iterations)
+        k = checks.check_size("k", k)
+        max_iterations = checks.check_size("max_iterations", max_iterations)
         self.k, self.max_iterations = k, max_iterations
 
     @torch.no_grad()

@@ -102,8 +102,8 @@ class TransportTranslator(SeededTranslator):
     ) -> None:
         super().__init__(in_features, out_features, scale, pre, post)
         checks.check_positive("epsilon", epsilon)
-        checks.check_size("num_clusters", num_clusters, minimum=2)
-        checks.check_size("max_samples", max_samples, minimum=2)
+        num_clusters = checks.check_size("num_clusters", num_clusters, minimum=2)
+        max_samples = checks.check_size("max_samples", max_samples, minimum=2)
         self.epsilon, self.num_clusters, self.max_samples = epsilon, num_clusters, max_samples
         self.register_buffer("objective", torch.zeros(()))
         self.register_buffer("marginal_error", torch.zeros(()))

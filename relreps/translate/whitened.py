@@ -193,7 +193,7 @@ def _whitening(scatter: Tensor, ridge: float, eps: float) -> tuple[Tensor, Tenso
     in the map; this one is taken in units in which every feature weighs the same.
     """
     level = ridge * scatter.trace() / len(scatter)
-    shifted = scatter + level * torch.eye(len(scatter)).to(scatter)
+    shifted = scatter + (level * torch.ones_like(scatter[0])).diag()
     units = shifted.diagonal().sqrt()[:, None]
     inverse = safe_reciprocal(units)
     values, vectors = torch.linalg.eigh(shifted * inverse * inverse.mT)

@@ -4,9 +4,11 @@ Vectors are the rows of a ``.npy`` file, which is mapped into memory, or a colum
 Parquet file. A row keeps its place: row i of what is written belongs to row i of what was read.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +19,8 @@ from tqdm import tqdm
 HASHED = 1 << 20  # bytes at either end of a file that go into its fingerprint
 NAMED = 3  # bad ids that an error names
 TYPES = [np.dtype(name) for name in ("float16", "float32", "float64")]  # of vectors
+#: What bytes may stand for: signed ones are numbers, of unsigned ones the user says it.
+BYTES = ("numbers", "bits")
 
 
 class FileError(ValueError):
@@ -39,23 +43,44 @@ class Vectors(Protocol):
 
 
 class NpyVectors:
-    """The rows of a ``.npy`` file."""
+    """The rows of a ``.npy`` file.
 
-    def __init__(self, path: Path, ids: np.ndarray | None = None) -> None:
+    Those that were quantised to bytes are read as float32: signed bytes as numbers, whose unit a
+    map finds by itself; unsigned ones as numbers, or as bits, eight of them in a byte, that are
+    -1 or 1.
+    """
+
+    def __init__(
+        self, path: Path, ids: np.ndarray | None = None, unsigned: str | None = None
+    ) -> None:
         self.path = path
         rows = self.rows = open_npy(path, "r")
         # Numbers of any byte order are read, but none that PyTorch has no type for.
         self.shape, self.dtype = rows.shape, rows.dtype.newbyteorder("=")
+        self.bits = False
+        if rows.ndim == 2 and self.dtype == np.uint8:
+            if unsigned is None:
+                raise FileError(
+                    f"{path} holds uint8: numbers, or eight bits each? Say --uint8 numbers or "
+                    "--uint8 bits."
+                )
+            self.bits = unsigned == "bits"
+            self.shape = (len(rows), rows.shape[1] * (8 if self.bits else 1))
+        if self.dtype in (np.int8, np.uint8):
+            self.dtype = np.dtype(np.float32)
         if rows.ndim != 2 or 0 in rows.shape or self.dtype not in TYPES:
             raise FileError(
-                f"{path} must hold vectors, floating-point numbers of 16, 32 or 64 bits and shape "
-                f"(rows, features); it holds {rows.dtype} of shape {rows.shape}."
+                f"{path} must hold vectors, floating-point numbers of 16, 32 or 64 bits or bytes, "
+                f"of shape (rows, features); it holds {rows.dtype} of shape {rows.shape}."
             )
         self.ids = None if ids is None else check_ids(ids, len(rows), path)
 
     def chunks(self, start: int, size: int) -> Iterator[np.ndarray]:
         for first in range(start, len(self.rows), size):
-            yield np.array(self.rows[first : first + size], self.dtype)
+            rows = self.rows[first : first + size]
+            if self.bits:
+                rows = np.unpackbits(rows, axis=1) * np.float32(2) - 1
+            yield np.array(rows, self.dtype)
 
 
 class ParquetVectors:
@@ -121,14 +146,18 @@ class ParquetVectors:
 
 
 def open_vectors(
-    path: Path, ids: Path | None = None, vector_column: str = "vector", id_column: str = "id"
+    path: Path,
+    ids: Path | None = None,
+    vector_column: str = "vector",
+    id_column: str = "id",
+    unsigned: str | None = None,
 ) -> Vectors:
     """The vectors of a ``.npy`` file, with ids from another one if given, or of a Parquet file."""
     if path.suffix == ".parquet":
         if ids is not None:
             raise FileError(f"{path} has its ids in a column; {ids} is not wanted beside it.")
         return ParquetVectors(path, vector_column, id_column)
-    return NpyVectors(path, None if ids is None else open_npy(ids, "r"))
+    return NpyVectors(path, None if ids is None else open_npy(ids, "r"), unsigned)
 
 
 def open_npy(path: Path, mode: str) -> np.ndarray:
@@ -254,7 +283,7 @@ def convert(
     begun = rows_done(part, journal, job, shape, dtype)
     if not begun:  # or what an earlier job noted could be taken for what this one has done
         journal.unlink(missing_ok=True)
-    target = np.lib.format.open_memmap(part, "r+" if begun else "w+", dtype, shape)
+    target = allocated(part, bool(begun), dtype, shape)
     done = begun
     hidden = True if quiet else None  # None: unless someone is looking
     with tqdm(total=shape[0], initial=begun, desc=out.name, unit="row", disable=hidden) as bar:
@@ -302,6 +331,42 @@ def rows_done(part: Path, journal: Path, job: str, shape: tuple[int, int], dtype
         return 0
     same = noted_job == job and rows.shape == shape and rows.dtype == dtype
     return done if same else 0
+
+
+def allocated(path: Path, begun: bool, dtype: np.dtype, shape: tuple[int, int]) -> np.memmap:
+    """A ``.npy`` file of this size mapped into memory, all of which is on the disk.
+
+    Of a mapped file only what is written to takes space; where there is none left the system ends
+    the program by a signal, without a word.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, "r+" if begun else "w+", dtype, shape)
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            reserve(file.fileno(), size, path)
+    except OSError as error:
+        if not begun:
+            path.unlink(missing_ok=True)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        free = shutil.disk_usage(path.parent).free
+        raise FileError(
+            f"{path} cannot be written: it takes {size} bytes, and {free} are free in "
+            f"{path.parent} ({error.strerror}). Make room, and call again."
+        ) from error
+    return array
+
+
+def reserve(file: int, size: int, path: Path) -> None:
+    """Take the space of a whole file; what is in it stays."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except (AttributeError, OSError) as error:  # a system, or a file system, that cannot
+        cannot = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, None)
+        if getattr(error, "errno", None) not in cannot:
+            raise
+        taken = getattr(os.fstat(file), "st_blocks", 0) * 512
+        if shutil.disk_usage(path.parent).free < size - taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def sync(array: np.memmap, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Ways to move an index, and how well a moved index is searched by the new model."""
 
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from relreps import translate
+from relreps.translate.search import Hunt, Metric, OwnRows, marks_of, own_rows
 
-from .files import FileError, Vectors
+from .files import FileError, Vectors, finite_chunks, take
 
 #: Classes and options by the name that they have on the command line.
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
@@ -44,20 +45,49 @@ class Recipe(NamedTuple):
         return getattr(translate, self.translator)(**self.arguments)
 
 
-def recipe(method: str, widths: tuple[int, int], pairs: int) -> Recipe:
-    """How to make a translator between two widths, to be fitted on so many pairs."""
+def recipe(
+    method: str,
+    widths: tuple[int, int],
+    pairs: int,
+    *,
+    normalize: bool = False,
+    rescale: bool = False,
+) -> Recipe:
+    """How to make a translator between two widths, to be fitted on so many pairs.
+
+    Args:
+        method: Its name on the command line.
+        widths: Of the old and of the new space.
+        pairs: How many it will be fitted on.
+        normalize: Whether what it moves gets length one.
+        rescale: Whether the spread of the new space is restored, where the method has that.
+    """
     name, options = METHODS[method]
     arguments = {"in_features": widths[0], "out_features": widths[1], **options}
+    known = inspect.signature(getattr(translate, name)).parameters
     if name == "InverseRelativeTranslator":
         arguments["num_anchors"] = pairs
+    elif rescale and "rescale" in known:
+        arguments["rescale"] = True
+    if normalize:
+        if "post" not in known:
+            raise FileError(
+                f"--method {method} does not give rows of length one: choose another, or "
+                "--no-normalize and an index that searches by cosine."
+            )
+        arguments["post"] = "unit"
     return Recipe(name, arguments)
 
 
 def save_map(path: Path, made: Recipe, translator: nn.Module) -> None:
     """Keep a fitted translator; a reader never sees half a file."""
     part = path.with_name(path.name + ".part")
-    torch.save({**made._asdict(), "state": translator.state_dict()}, part)
-    os.replace(part, path)
+    try:
+        torch.save({**made._asdict(), "state": translator.state_dict()}, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
+        part.unlink(missing_ok=True)
+        raise FileError(f"{path} cannot be written: {error}") from error
 
 
 def load_map(path: Path) -> nn.Module:
@@ -73,12 +103,28 @@ def load_map(path: Path) -> nn.Module:
     return translator
 
 
+def tensor(rows: np.ndarray) -> Tensor:
+    """Stored rows to compute with: those of a half type in float32."""
+    wide = torch.from_numpy(rows)
+    return wide.float() if wide.dtype == torch.float16 else wide
+
+
+def tensors(index: Vectors, chunk_size: int = 8192) -> Iterator[Tensor]:
+    """The whole index, a chunk at a time."""
+    return (tensor(chunk) for _, chunk in finite_chunks(index, 0, chunk_size))
+
+
+def all_unit(rows: Tensor) -> bool:
+    """Whether all rows have length one, to the digits that a half type keeps."""
+    return bool(((torch.linalg.vector_norm(rows.double(), dim=1) - 1).abs() < 2e-3).all())
+
+
 def move(translator: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     """A fitted translator as a function of chunks of a file."""
 
     @torch.no_grad()
     def function(chunk: np.ndarray) -> np.ndarray:
-        return translator(torch.from_numpy(chunk)).numpy()
+        return translator(tensor(chunk)).numpy()
 
     return function
 
@@ -91,39 +137,23 @@ def identity(translator: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class Found(NamedTuple):
-    """How many of the texts that the new model encodes find their own row of the moved index."""
-
-    at_1: float
-    at_10: float
-
-
 @torch.no_grad()
 def own_rows_found(
-    translator: nn.Module, index: Vectors, rows: np.ndarray, queries: Tensor, chunk_size: int = 8192
-) -> Found:
+    translator: nn.Module,
+    index: Vectors,
+    rows: np.ndarray,
+    queries: Tensor,
+    metric: Metric = "cosine",
+    chunk_size: int = 8192,
+) -> OwnRows:
     """Search the whole index, moved chunk by chunk, with the new vectors of some of its rows.
 
-    Only ranks are kept, so the moved index is neither written nor held.
+    As `relreps.translation_report` does, for a map that has been fitted.
     """
-    queries = normalize(queries.float(), dim=1)
-    at = torch.from_numpy(rows)
-    own = queries.new_full((len(rows),), -torch.inf)
-    for start, moved in moved_chunks(translator, index, chunk_size):
-        here = (at >= start) & (at < start + len(moved))
-        own[here] = (queries[here] * moved[at[here] - start]).sum(1)
-    nearer = torch.zeros(len(rows), dtype=torch.long)
-    for start, moved in moved_chunks(translator, index, chunk_size):
-        nearer_here = queries @ moved.T > own[:, None]
-        here = (at >= start) & (at < start + len(moved))
-        nearer_here[here, at[here] - start] = False  # rounding must not set a row above itself
-        nearer += nearer_here.sum(1)
-    return Found(*((nearer < k).double().mean().item() for k in (1, 10)))
-
-
-def moved_chunks(translator: nn.Module, index: Vectors, size: int) -> Iterator[tuple[int, Tensor]]:
-    """Chunks of the moved index, rows of length one, and where they begin."""
-    start = 0
-    for chunk in index.chunks(0, size):
-        yield start, normalize(translator(torch.from_numpy(chunk)).float(), dim=1)
-        start += len(chunk)
+    own = tensor(take(index, rows))
+    hunt = Hunt(queries, translator(own), metric, queries.double().mean(0))
+    wanted, marks = marks_of(own), []
+    for chunk in tensors(index, chunk_size):
+        marks.append(marks_of(chunk))
+        hunt.see(translator(chunk), wanted[:, None] == marks[-1])
+    return own_rows([hunt], torch.cat(marks))

@@ -31,6 +31,12 @@ def test_mixtures_are_parallel_in_every_affine_copy_of_the_space():
     close(module.weights.sum(1), torch.ones(A, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_coverage_loss_has_the_type_of_its_rows(dtype):
+    x, anchors = torch.randn(6, 3).to(dtype), torch.randn(2, 3).to(dtype)
+    assert coverage_loss(x, anchors).dtype == dtype
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.2, 5.0])
 def test_mixtures_start_near_different_samples(temperature):
     weights = ConvexAnchors(N, A, temperature=temperature).weights
@@ -149,6 +155,16 @@ def test_coverage_is_the_mean_squared_distance_to_the_nearest(normalize):
     soft = [coverage_loss(x, anchors, normalize=normalize, temperature=t) for t in (1.0, 1e-4)]
     close(soft[1], wanted, rtol=0, atol=1e-3)
     assert soft[0] < wanted
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": False}, {"temperature": 0.1}])
+def test_coverage_of_two_types_is_that_of_the_wider_one(options):
+    x, anchors = samples().float(), samples(A).double()
+    wanted = coverage_loss(x.double(), anchors, **options)
+    close(coverage_loss(x, anchors, **options), wanted.float())
+    close(coverage_loss(anchors, x, **options), coverage_loss(anchors, x.double(), **options))
+    half = coverage_loss(x.half(), anchors, **options)
+    close(half, coverage_loss(x.half().double(), anchors, **options).half())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.1])

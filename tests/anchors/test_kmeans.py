@@ -54,6 +54,16 @@ def test_k_means_restarts_an_empty_cluster(monkeypatch):
     assert members[KMeansAnchors(BLOBS)(x)].tolist() == list(range(BLOBS))
 
 
+def test_an_empty_cluster_restarts_at_the_row_worst_served():
+    """Not at the longest row, which is as near to its centre as any."""
+    rows = torch.tensor([[0.0], [1.0], [30.0], [100.0], [101.0]])
+    centers = torch.tensor([[0.5], [100.5], [1000.0]])
+    assert lloyd.nearest_center(rows, centers)[0].tolist() == [0, 0, 0, 1, 1]
+    moved, again = lloyd.iterated(rows, centers, 1, 0.0)
+    assert moved.flatten().tolist() == pytest.approx([31 / 3, 100.5, 30.0])
+    assert again.tolist() == [0, 0, 2, 1, 1]
+
+
 def test_very_many_centres_leave_a_block_its_rows(monkeypatch):
     rows, centers = torch.randn(2000, D), torch.randn(1000, D)
     made = LargestMade(rows)

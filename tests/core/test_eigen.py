@@ -22,6 +22,23 @@ def test_the_gradient_of_both_solvers_at_equal_eigenvalues(values):
         assert torch.autograd.gradcheck(symmetric(solve), m.clone().requires_grad_())
 
 
+def test_the_second_derivative_where_summed_eigenvalues_are_equal():
+    """Those are the zeros of a graph in several parts."""
+    q = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    for values in ([0, 0, 0, 1, 1.5, 1.5], [0.1, 0.2, 0.4, 0.8, 1, 2]):
+        m = (q * torch.tensor(values, dtype=torch.float64)) @ q.mT
+
+        def gap(x):
+            return gap_of_all((x + x.mT) / 2, 3)
+
+        assert torch.autograd.gradgradcheck(gap, m.requires_grad_())
+        by_func = torch.func.jacrev(torch.func.jacrev(gap))(m.detach())
+        wanted = torch.autograd.functional.hessian(gap, m.detach())
+        torch.testing.assert_close(by_func, wanted)
+        many = torch.vmap(torch.func.grad(gap))(torch.stack((m.detach(), 2 * m.detach())))
+        torch.testing.assert_close(many[0], torch.func.grad(gap)(m.detach()))
+
+
 def path(n):
     """Laplacian of a path, of which the eigenvalues are known."""
     a = torch.diag(torch.ones(n - 1, dtype=torch.float64), 1)

@@ -14,11 +14,40 @@ from tests._data import naive_soft
 close = torch.testing.assert_close
 
 
-def test_equally_near_neighbours_are_taken_by_their_index():
+def test_equally_near_neighbours_share_the_places_that_are_left():
     d = squared_distances(torch.zeros(4, 2), "median")
-    star = torch.zeros(4, 4)
-    star[0, 1:] = star[1:, 0] = 1
-    close(neighbor_graph(*d, 1), star)
+    close(neighbor_graph(*d, 1), (1 - torch.eye(4)) / 3)
+    x = torch.tensor([[0.0], [1.0], [-2.0], [2.0]])  # of 0, one is nearest, and two tie
+    graph = neighbor_graph(*squared_distances(x, "median"), 2)
+    close(graph[0], torch.tensor([0.0, 1.0, 1.0, 1.0]))  # -2 and 2 have 0 among their own two
+    close(graph[1], torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    close(graph[2], torch.tensor([1.0, 1.0, 0.0, 0.0]))
+
+
+def test_the_graph_of_a_lattice_does_not_depend_on_the_order_of_its_points():
+    x = torch.randint(0, 3, (40, 3), generator=torch.Generator().manual_seed(0)).double()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    for k in (1, 4, 10):
+        graph = neighbor_graph(*squared_distances(x, "median"), k)
+        moved = neighbor_graph(*squared_distances(x[order], "median"), k)
+        close(moved, graph[order][:, order])
+
+
+def test_second_derivatives_of_squared_distances():
+    x = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+
+    def squares(x):
+        return squared_distances(x, 2.0)[1].masked_fill(torch.eye(6, dtype=torch.bool), 0)
+
+    assert torch.autograd.gradcheck(squares, x)
+    assert torch.autograd.gradgradcheck(squares, x)
+    by_func = torch.func.jacrev(torch.func.jacrev(lambda x: squares(x).square().sum()))
+    one = x[0].detach()
+    found, wanted = (
+        by_func(one),
+        torch.autograd.functional.hessian(lambda x: squares(x).square().sum(), one),
+    )
+    close(found, wanted)
 
 
 def test_eigenvalues_are_in_range_and_the_first_is_zero():

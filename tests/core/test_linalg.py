@@ -6,7 +6,13 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch.autograd import gradcheck, gradgradcheck
 
-from relreps._core.linalg import at_least_float32, inverse_sqrt, polar_factor, unit_rows
+from relreps._core.linalg import (
+    at_least_float32,
+    full_precision,
+    inverse_sqrt,
+    polar_factor,
+    unit_rows,
+)
 
 HALF = (torch.float16, torch.bfloat16)
 close = torch.testing.assert_close
@@ -157,3 +163,70 @@ def test_inverse_sqrt_is_that_of_scipy_and_differentiates(tied):
     oracle = scipy.linalg.fractional_matrix_power(m.numpy(), -0.5)
     close(inverse_sqrt(m), torch.from_numpy(oracle))
     assert gradcheck(lambda m: inverse_sqrt((m + m.mT) / 2), m.requires_grad_())
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 4), (4, 5)], ids=["square", "tall", "wide"])
+@pytest.mark.parametrize("allow_reflection", [True, False])
+def test_the_gradient_where_directions_vanish_on_both_sides_is_that_of_the_others(
+    shape, allow_reflection
+):
+    if shape[0] != shape[1] and not allow_reflection:
+        shape = (5, 5)
+    live = torch.diag(torch.tensor([2.0, 1.0], dtype=torch.float64)).requires_grad_()
+
+    def padded(block):
+        rest = torch.zeros(shape[0] - 2, shape[1] - 2, dtype=torch.float64)
+        return torch.block_diag(block, rest)
+
+    assert gradcheck(lambda block: polar_factor(padded(block), allow_reflection), live)
+    m, g = padded(live.detach()).requires_grad_(), normal(*shape)
+    (polar_factor(m, allow_reflection) * g).sum().backward()
+    assert (m.grad[2:, 2:] == 0).all()
+    assert m.grad.norm() < 2 * g.norm()
+
+
+def test_the_gradient_of_an_inverse_root_of_low_rank_follows_its_directions():
+    q = torch.linalg.qr(normal(5, 3)).Q
+
+    def root(rows):
+        return inverse_sqrt(q @ rows.mT @ rows @ q.mT)
+
+    assert gradcheck(root, normal(6, 3).requires_grad_())
+
+    def turned(generator):  # the rank stays, the directions move
+        turn = torch.linalg.matrix_exp(generator - generator.mT)
+        return inverse_sqrt(turn @ (q * torch.tensor([1.0, 2.0, 2.0])) @ q.mT @ turn.mT)
+
+    assert gradcheck(turned, (0.1 * normal(5, 5)).requires_grad_())
+
+
+@pytest.mark.parametrize("function", [polar_factor, inverse_sqrt])
+def test_transforms_of_matrices(function):
+    x = normal(3, 6, 4)
+    many = x.mT @ x
+    each = torch.stack([function(m) for m in many])
+    close(torch.vmap(function)(many), each)
+    wanted = torch.stack([torch.autograd.functional.jacobian(function, m) for m in many])
+    close(torch.vmap(torch.func.jacrev(function))(many), wanted)
+    shared = torch.vmap(lambda m, g: torch.func.vjp(function, m)[1](g)[0], (None, 0))
+    close(
+        shared(many[0], x[:, :4]),
+        torch.stack([(wanted[0] * g[..., None, None]).sum((0, 1)) for g in x[:, :4]]),
+    )
+
+
+def test_a_kept_graph_is_refused_only_when_it_is_differentiated():
+    m = normal(3, 3).requires_grad_()
+    (slope,) = torch.autograd.grad(polar_factor(m)[0, 1], m, create_graph=True)
+    with pytest.raises(RuntimeError, match="polar_factor has no second derivative"):
+        slope.sum().backward()
+
+
+def test_full_precision_does_nothing_without_autocast():
+    x = normal(2)
+    with full_precision(x.to("meta")), full_precision(x):
+        assert not torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with full_precision(x):
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")

@@ -96,3 +96,20 @@ def test_bad_input_without_seeds_is_refused(options, message):
     x, y, _ = clustered_twins(30)
     with pytest.raises(ValueError, match=message):
         discover_parallel_anchors_unsupervised(x, y, **{"num_anchors": 10, **options})
+
+
+def test_another_default_device_does_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 5, generator=generator).repeat(10, 1)
+    x = x + 0.1 * torch.randn(60, 5, generator=generator)
+
+    def found():
+        return discover_parallel_anchors_unsupervised(
+            x, x.flip(1), 20, num_clusters=6, num_starts=2, generator=generator.manual_seed(1)
+        )
+
+    pairs, agreement = found()
+    with torch.device("meta"):
+        again = found()
+    assert torch.equal(again[0].indices_y, pairs.indices_y)
+    assert again[1] == agreement

@@ -1,5 +1,7 @@
 """Canonical correlations against scikit-learn, and against the definitions by whitening."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -205,3 +207,45 @@ def test_no_gradient_and_no_value_above_one(measure):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(*spaces())
+
+
+BY_DIRECTION = {
+    "mean_cca": mean_cca,
+    "pwcca": pwcca,
+    "regression_r2": regression_r2,
+    "shape_distance": partial(shape_distance, alpha=0),
+}
+each_by_direction = pytest.mark.parametrize(
+    "measure", BY_DIRECTION.values(), ids=list(BY_DIRECTION)
+)
+
+
+def stretched(rows, smallest):
+    """Rows under a map whose singular values go down to this, and others that depend on them."""
+    x = torch.randn(rows, 16, dtype=torch.float64)
+    y = x @ torch.randn(16, 16, dtype=torch.float64) + torch.randn(rows, 16, dtype=torch.float64)
+    scales = torch.logspace(0, np.log10(smallest), 16, dtype=torch.float64)
+    return (x @ orthogonal(16) * scales @ orthogonal(16)), y
+
+
+@each_by_direction
+@pytest.mark.parametrize("rows", [200, 20_000])
+def test_more_rows_do_not_cost_directions(measure, rows):
+    x, y = stretched(rows, 1e-3)
+    for a, b in ((x, y), (y, x)):
+        close(measure(a.float(), b.float()), measure(a, b).float(), atol=1e-5, rtol=0)
+
+
+@each_by_direction
+def test_directions_that_may_be_no_rounding_are_not_dropped_in_silence(measure):
+    x, y = stretched(500, 1e-6)
+    with pytest.warns(NumericalWarning, match="of 16 directions of `x` are so small.*`rcond`"):
+        measure(x.float(), y.float())
+    close(measure(x.float(), y.float(), rcond=1e-8), measure(x, y).float(), atol=1e-2, rtol=0)
+    close(measure(x, y, rcond=1e-9), measure(x, y))
+
+
+@each_by_direction
+def test_rcond_is_a_share(measure):
+    with pytest.raises(ValueError, match=r"`rcond` must be in \[0, 1\], got 2"):
+        measure(*spaces(), rcond=2)

@@ -1,5 +1,7 @@
 """Neighbourhood measures against loops over sets, scikit-learn and dense formulas."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from relreps import NumericalWarning
 from relreps.metrics import cknna, mean_reciprocal_rank, mutual_knn, neighborhood_jaccard
+from relreps.projection import Quantize
 from tests._data import orthogonal
 
 N, D, E, K = 40, 6, 9, 5
@@ -26,10 +29,23 @@ def pair(n=N, noise=0.5):
     return x, torch.cat((x, noise * torch.randn(n, E - D, dtype=torch.float64)), 1)
 
 
-def integer_pair():
-    """Rows with many ties: duplicates, opposite rows and zero rows. Every length is an integer."""
-    choices = torch.tensor([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [-1, 1, 1, 1]])
-    return tuple(choices[torch.randint(0, len(choices), (N,))].double() for _ in range(2))
+def one_hot_pair():
+    """Few directions, of several lengths, and rows of zeros: everything ties."""
+    choices = torch.tensor([[1, 0, 0], [0, 2, 0], [0, 0, 0], [0, 0, 3]])
+    return tuple(choices[torch.randint(0, len(choices), (12,))].double() for _ in range(2))
+
+
+def quantized_pair():
+    """Codes on a grid: equal cosines of different rows, in products that round differently."""
+    return tuple(Quantize(1.0)(1.2 * torch.randn(13, 4, dtype=torch.float64)) for _ in range(2))
+
+
+def half_tied_pair():
+    """Copies in one space, of which the other knows nothing."""
+    return torch.randn(5, 3, dtype=torch.float64).repeat(3, 1)[:13], torch.randn(13, 4).double()
+
+
+TIED = [one_hot_pair, quantized_pair, half_tied_pair]
 
 
 def gram(x):
@@ -38,45 +54,106 @@ def gram(x):
 
 
 def lists(x, k):
-    """The definition: all others by falling cosine, the lowest index first among equals."""
+    """The definition: for each row, every set of k others that none of the rest is nearer than."""
     similar = gram(x)
-    return [
-        sorted((j for j in range(len(x)) if j != i), key=lambda j: (-similar[i, j], j))[:k]
-        for i in range(len(x))
-    ]
+    found = []
+    for i in range(len(x)):
+        others = [j for j in range(len(x)) if j != i]
+        last = sorted(similar[i, others])[-k]
+        sure = [j for j in others if similar[i, j] > last]
+        tied = [j for j in others if similar[i, j] == last]
+        found.append([{*sure, *some} for some in combinations(tied, k - len(sure))])
+    return found
 
 
 def brute_force(x, y, k):
-    n = len(x)
-    ours, theirs = lists(x, k), lists(y, k)
-    shared = [len({*a} & {*b}) for a, b in zip(ours, theirs, strict=True)]
-    m, c = np.mean(shared) / k, k / (n - 1)
-    masks = np.zeros((2, n, n))
-    for i in range(n):
-        masks[0, i, ours[i]] = masks[1, i, theirs[i]] = 1
+    """Averages over every choice among what ties, of each row and each space for itself."""
+    n, a, b = len(x), gram(x), gram(y)
+    choices = list(zip(lists(x, k), lists(y, k), strict=True))
+    shared = [[len(p & q) for p in ours for q in theirs] for ours, theirs in choices]
+    m, c = np.mean([np.mean(row) for row in shared]) / k, k / (n - 1)
 
-    def h(a, b):
-        rows_a, rows_b = a.sum(1), b.sum(1)
-        mean = a.sum() * b.sum() / ((n - 1) * (n - 2))
-        return (a * b).sum() + mean - 2 / (n - 2) * (rows_a * rows_b).sum()
+    def h(values):
+        """From what each row may add: pairs of vectors, of the two sides."""
+        terms = [
+            np.mean([((p * q).sum(), p.sum(), q.sum(), p.sum() * q.sum()) for p, q in row], 0)
+            for row in values
+        ]
+        products, r, s, rs = np.array(terms).T
+        across = r.sum() * s.sum() - (r * s).sum() + rs.sum()  # rows are drawn independently
+        return products.sum() + across / ((n - 1) * (n - 2)) - 2 / (n - 2) * rs.sum()
 
-    a, b, joint = gram(x) * masks[0], gram(y) * masks[1], masks[0] * masks[1]
+    def only(row, kept):
+        return row * np.isin(np.arange(n), list(kept))
+
+    cross = [
+        [(only(a[i], p & q), only(b[i], p & q)) for p in choices[i][0] for q in choices[i][1]]
+        for i in range(n)
+    ]
+    own_a = [[(only(a[i], p), only(a[i], p)) for p in choices[i][0]] for i in range(n)]
+    own_b = [[(only(b[i], q), only(b[i], q)) for q in choices[i][1]] for i in range(n)]
     return {
         "mutual_knn": m,
         "calibrated": (m - c) / (1 - c),
-        "neighborhood_jaccard": np.mean([s / (2 * k - s) for s in shared]),
-        "cknna": h(a * joint, b * joint) / np.sqrt(h(a, a) * h(b, b)),
+        "neighborhood_jaccard": np.mean([np.mean([s / (2 * k - s) for s in r]) for r in shared]),
+        "cknna": h(cross) / np.sqrt(h(own_a) * h(own_b)),
     }
 
 
-@pytest.mark.parametrize("make", [pair, integer_pair])
+def values(x, y, k, **options):
+    return {name: float(measure(x, y, k, **options)) for name, measure in MEASURES.items()}
+
+
 @pytest.mark.parametrize("chunk_size", [1, 7, N, 1000])
-def test_equal_to_the_definitions(make, chunk_size):
+def test_equal_to_the_definitions(chunk_size):
+    x, y = pair()
+    assert values(x, y, K, chunk_size=chunk_size) == pytest.approx(brute_force(x, y, K))
+
+
+@pytest.mark.parametrize("make", TIED)
+@pytest.mark.parametrize("chunk_size", [5, 1000])
+@pytest.mark.parametrize("k", [2, 3])
+def test_ties_are_broken_in_every_way(make, chunk_size, k):
     x, y = make()
-    values = {
-        name: float(measure(x, y, K, chunk_size=chunk_size)) for name, measure in MEASURES.items()
-    }
-    assert values == pytest.approx(brute_force(x, y, K))
+    expected = pytest.approx(brute_force(x, y, k), rel=1e-9)
+    assert values(x, y, k, chunk_size=chunk_size) == expected
+    coarse = values(x.float(), y.float(), k)
+    assert coarse == pytest.approx(brute_force(x, y, k), rel=1e-4, abs=1e-6)
+
+
+@each_measure
+@pytest.mark.parametrize("make", TIED)
+def test_the_order_of_the_rows_does_not_matter(measure, make):
+    x, y = (side.repeat(4, 1)[torch.randperm(4 * len(side))].float() for side in make())
+    order = torch.randperm(len(x))
+    close(measure(x[order], y[order], 9), measure(x, y, 9))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_independent_one_hot_spaces_share_what_chance_gives(classes):
+    shares = []
+    for _ in range(20):
+        x, y = (torch.eye(classes)[torch.randint(classes, (200,))] for _ in range(2))
+        shares.append(mutual_knn(x, y, 10, calibrated=True))
+        assert neighborhood_jaccard(x, y, 10) < 0.05
+    assert abs(torch.stack(shares).mean()) < 0.01
+
+
+def test_the_jaccard_index_of_long_lists_is_expected_exactly():
+    """Against many draws, as there are too many choices to go through."""
+    n, k = 60, 25
+    x, y = (torch.eye(2)[torch.randint(2, (n,))] for _ in range(2))
+    noise = torch.rand(2, 400, n, n)
+    total = 0.0
+    similar = [side @ side.T - 9 * torch.eye(n) for side in (x, y)]
+    for one, other in zip(*noise, strict=True):
+        near = [
+            torch.zeros(n, n).scatter(1, (s + 0.5 * draw).topk(k).indices, 1)
+            for s, draw in zip(similar, (one, other), strict=True)
+        ]
+        shared = (near[0] * near[1]).sum(1)
+        total += float((shared / (2 * k - shared)).mean()) / 400
+    assert float(neighborhood_jaccard(x, y, k)) == pytest.approx(total, abs=2e-3)
 
 
 def test_neighbours_are_those_of_scikit_learn():
@@ -222,7 +299,7 @@ def test_a_common_part_does_not_cost_neighbours_in_float32(offset):
 def test_copies_tie_under_a_common_part():
     x = torch.randn(40, 37).repeat(2, 1) + 100
     assert mutual_knn(x, x, 1) == 1
-    close(mean_reciprocal_rank(x, x), torch.tensor(1 / 1.5))
+    close(mean_reciprocal_rank(x, x), torch.tensor((1 + 1 / 2) / 2))
 
 
 def test_too_little_for_cknna():
@@ -277,3 +354,11 @@ def test_bad_k_of_one_measure():
 def test_bad_chunk_size(measure):
     with pytest.raises(ValueError, match="`chunk_size` must be at least 1, got 0"):
         measure(*pair(), K, chunk_size=0)
+
+
+@each_measure
+def test_a_massive_feature_leaves_the_neighbours_of_float64(measure):
+    """Cosines are then near 1 or -1, and float32 cannot order them."""
+    x, y = (side.float() for side in pair(200))
+    x[:, 1] *= 1000
+    close(measure(x, y, K).double(), measure(x.double(), y.double(), K), atol=1e-6, rtol=1e-5)

@@ -1,6 +1,7 @@
 """Retrieval measures against loops over sets, and against scikit-learn's neighbours."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from relreps.metrics import (
     retrieval_ranks,
     retrieval_scores,
 )
+from relreps.projection import Quantize
 from tests._data import orthogonal
 
 N, D, K = 50, 6, 7
@@ -34,41 +36,91 @@ def pair(noise=0.5, n=N, features=D):
     return x, x + noise * torch.randn_like(x)
 
 
-def integer_pair():
-    """Rows with many ties: duplicates, opposite rows and zero rows. Every length is an integer."""
-    choices = torch.tensor([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [-1, 1, 1, 1]])
-    return tuple(choices[torch.randint(0, len(choices), (N,))].double() for _ in range(2))
+def one_hot_pair():
+    """Few directions, of several lengths, and rows of zeros: everything ties."""
+    choices = torch.tensor([[1, 0, 0], [0, 2, 0], [0, 0, 0], [0, 0, 3]])
+    return tuple(choices[torch.randint(0, len(choices), (12,))].double() for _ in range(2))
+
+
+def quantized_pair():
+    """Codes on a grid: equal cosines of different rows, in products that round differently."""
+    x, y = pair(n=13, features=4)
+    return Quantize(1.0)(1.2 * x), Quantize(1.0)(1.2 * y)
+
+
+def copied_pair():
+    """An exact map of rows that come three times."""
+    x = torch.randn(5, 4, dtype=torch.float64).repeat(3, 1)[torch.randperm(15)]
+    return x, 2 * x
+
+
+TIED = [one_hot_pair, quantized_pair, copied_pair]
 
 
 def brute_force(x, y, k):
-    """The definitions, by loops: mean rank among ties, lists with the lowest index first."""
+    """The definitions, by loops, averaged over every way to break ties."""
     x, y = (
         [row / (np.linalg.norm(row) or 1) for row in side.numpy().astype(np.float64)]
         for side in (x, y)
     )
 
-    def top(query):
+    def lists(query):
         similar = [round(float(query @ key), 12) for key in y]
-        return set(sorted(range(len(y)), key=lambda j: (-similar[j], j))[:k])
+        last = sorted(similar)[-k]
+        sure = [j for j, s in enumerate(similar) if s > last]
+        tied = [j for j, s in enumerate(similar) if s == last]
+        return [{*sure, *some} for some in combinations(tied, k - len(sure))]
 
     reciprocal, truncated, recalled, overlap = [], [], [], []
     for query, answer in zip(x, y, strict=True):
         similar = [round(float(query @ key), 12) for key in y]
         right = round(float(query @ answer), 12)
         best, worst = 1 + sum(s > right for s in similar), sum(s >= right for s in similar)
-        reciprocal.append(2 / (best + worst))
-        recalled.append((best + worst) / 2 <= k)
-        truncated.append(reciprocal[-1] * recalled[-1])
-        overlap.append(len(top(query) & top(answer)) / len(top(query) | top(answer)))
+        ranks = range(best, worst + 1)
+        reciprocal.append(np.mean([1 / rank for rank in ranks]))
+        recalled.append(np.mean([rank <= k for rank in ranks]))
+        truncated.append(np.mean([(rank <= k) / rank for rank in ranks]))
+        ours, theirs = lists(query), lists(answer)
+        overlap.append(np.mean([len(p & q) / len(p | q) for p in ours for q in theirs]))
     return [float(np.mean(values)) for values in (reciprocal, truncated, recalled, overlap)]
 
 
-@pytest.mark.parametrize("make", [pair, integer_pair])
 @pytest.mark.parametrize("chunk_size", [1, 7, N, 1000])
-def test_equal_to_the_definitions(make, chunk_size):
-    x, y = make()
+def test_equal_to_the_definitions(chunk_size):
+    x, y = pair()
     values = [float(measure(x, y, chunk_size=chunk_size)) for measure in MEASURES.values()]
     assert values == pytest.approx(brute_force(x, y, K))
+
+
+@pytest.mark.parametrize("make", TIED)
+@pytest.mark.parametrize("chunk_size", [5, 1000])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_ties_are_broken_in_every_way(make, chunk_size, k):
+    x, y = make()
+    expected = brute_force(x, y, k)
+    for sides in ((x, y), (x.float(), y.float())):
+        scores = retrieval_scores(*sides, k, chunk_size=chunk_size)
+        truncated = mean_reciprocal_rank(*sides, k=k, chunk_size=chunk_size)
+        joint = scores.mrr_xy, truncated, scores.recall_xy, scores.jaccard_xy
+        assert [float(value) for value in joint] == pytest.approx(expected)
+        alone = [f(*sides, k, chunk_size=chunk_size) for f in (recall_at_k, jaccard_at_k)]
+        assert [float(value) for value in alone] == pytest.approx(expected[2:])
+
+
+@each_measure
+@pytest.mark.parametrize("make", TIED)
+def test_the_order_of_the_rows_does_not_matter(measure, make):
+    x, y = (side.repeat(4, 1).float() for side in make())
+    order = torch.randperm(len(x))
+    close(measure(x[order], y[order]), measure(x, y))
+
+
+@pytest.mark.parametrize(("copies", "share"), [(2, 1.0), (20, 0.5)])
+def test_a_copy_of_the_right_answer_is_as_right(copies, share):
+    x = torch.randn(33, 16).repeat(copies, 1)
+    q = orthogonal(16, dtype=torch.float32)
+    close(recall_at_k(x, x, 10), torch.tensor(share))
+    close(recall_at_k(x @ q, x @ q, 10), torch.tensor(share))
 
 
 def test_lists_are_those_of_scikit_learn():
@@ -83,30 +135,13 @@ def test_lists_are_those_of_scikit_learn():
 
 @pytest.mark.parametrize("n", [5, 53, 90])
 def test_duplicate_keys_tie_exactly_however_the_product_rounds(n):
-    """Each key twice: the right answer shares its rank with its copy, which is rank 1.5."""
+    """Each key twice: the right answer is the first or the second."""
     x = torch.randn(n, 37)
     twice = torch.cat((x, x))[torch.randperm(2 * n)]
-    close(mean_reciprocal_rank(twice, twice), torch.tensor(1 / 1.5))
-    assert recall_at_k(twice, twice, 1) == 0
+    close(retrieval_ranks(twice, twice), torch.full((2 * n,), 1.5))
+    close(mean_reciprocal_rank(twice, twice), torch.tensor((1 + 1 / 2) / 2))
+    assert recall_at_k(twice, twice, 1) == 0.5
     assert recall_at_k(twice, twice, 2) == 1
-
-
-@pytest.mark.parametrize("n", [11, 60])
-@pytest.mark.parametrize("k", [1, 3, 10, 11])
-def test_copies_that_tie_with_the_last_neighbour_fall_by_index(n, k):
-    """All keys come several times, so that every list ends within copies."""
-    x = torch.randn(n, 37)
-    many = x.repeat(4, 1)[torch.randperm(4 * n)]
-    assert jaccard_at_k(many, many, k) == 1
-    queries = many + 0.3 * torch.randn_like(many)
-    keys = torch.nn.functional.normalize(many.double(), dim=1)
-    lists = [
-        (side.double() @ keys.mT).round(decimals=9).sort(descending=True, stable=True).indices
-        for side in (queries, many)
-    ]
-    common = [len({*a[:k].tolist()} & {*b[:k].tolist()}) for a, b in zip(*lists, strict=True)]
-    expected = np.mean([c / (2 * k - c) for c in common])
-    assert float(jaccard_at_k(queries, many, k)) == pytest.approx(expected)
 
 
 def test_truncated_mrr_lies_below_by_less_than_the_next_reciprocal():
@@ -119,7 +154,7 @@ def test_truncated_mrr_lies_below_by_less_than_the_next_reciprocal():
 
 
 def test_mrr_and_recall_are_means_of_the_ranks():
-    x, y = integer_pair()
+    x, y = pair()
     ranks = retrieval_ranks(x, y)
     assert ranks.shape == (N,)
     close(mean_reciprocal_rank(x, y), (1 / ranks).mean())
@@ -194,7 +229,8 @@ def test_a_rotation_of_one_side_alone_is_lost(measure):
 def test_a_zero_query_ties_with_everything():
     x = torch.eye(4)
     x[0] = 0
-    close(mean_reciprocal_rank(x, torch.eye(4)), torch.tensor((1 / 2.5 + 3) / 4))
+    first = (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4
+    close(mean_reciprocal_rank(x, torch.eye(4)), torch.tensor((first + 3) / 4))
 
 
 def test_lists_of_all_keys_agree():

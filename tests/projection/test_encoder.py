@@ -1,6 +1,7 @@
 """RelativeEncoder: anchors follow the encoder, never stale, and its mode is left alone."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from relreps import (
     relative_projection,
 )
 from relreps.parity import RunningRelativeProjection
+from relreps.projection.fingerprint import alike, fingerprint
 
 N, D, F, A = 6, 5, 4, 3
 
@@ -322,3 +324,130 @@ def test_a_refresh_that_failed_is_tried_again(every):
         model(x)
     model.encoder.wrong = False
     torch.testing.assert_close(model(x), expected(model, x))
+
+
+# Checkpoints, and what stands for the anchor samples in them.
+
+
+def test_other_anchor_inputs_are_refused():
+    """Other samples, or the same in another order; and the module stays as it was."""
+    model, x = make(), torch.randn(N, D)
+    state = copy.deepcopy(model.eval().refresh().state_dict())
+    same = RelativeEncoder(nn.Linear(D, F), RelativeProjection(F, A), model.anchor_inputs.clone())
+    same.load_state_dict(state)
+    torch.testing.assert_close(same.eval()(x), model(x))
+    one = model.anchor_inputs.clone()
+    one[1, 2] += 0.01
+    for inputs in (torch.randn(A, D) + 1, model.anchor_inputs.flip(0), one):
+        other = RelativeEncoder(nn.Linear(D, F), RelativeProjection(F, A), inputs)
+        before = other.encoder.weight.clone()
+        with pytest.raises(ValueError, match=r"other `anchor_inputs`.*delete 'fingerprint'"):
+            other.load_state_dict(state)
+        with pytest.raises(ValueError, match=r"delete '0.fingerprint'"):
+            nn.Sequential(other).load_state_dict({f"0.{k}": t for k, t in state.items()})
+        assert torch.equal(other.encoder.weight, before)
+        without = {key: tensor for key, tensor in state.items() if key != "fingerprint"}
+        other.load_state_dict(without)
+        torch.testing.assert_close(other.eval()(x), expected(other, x))
+
+
+@pytest.mark.parametrize("there", [torch.half, torch.bfloat16, torch.float64])
+def test_the_same_inputs_in_another_type_are_the_same(there):
+    inputs = torch.randn(A, D)
+    models = [RelativeEncoder(nn.Linear(D, F), RelativeProjection(F, A), inputs) for _ in "ab"]
+    for a, b in ((models[0].to(there), models[1]), (models[1], models[0])):
+        b.load_state_dict(a.state_dict())
+
+
+def test_a_fingerprint_of_whatever_an_encoder_takes():
+    tokens = torch.randint(0, 999, (A, 40))
+    inputs = {"ids": tokens, "mask": tokens > 5, "texts": ["a", "b"], "other": object()}
+    print_ = fingerprint(inputs)
+    assert alike(print_, fingerprint({**inputs, "ids": tokens.clone(), "other": object()}))
+    for change in ({"ids": tokens.flip(0)}, {"texts": ["b", "a"]}, {"mask": tokens > 500}):
+        assert not alike(print_, fingerprint({**inputs, **change}))
+    wide = torch.randn(3, 3, 700, 700)
+    other = wide.clone()
+    other[1] = torch.randn(3, 700, 700)
+    assert not alike(fingerprint(wide), fingerprint(other))
+    assert alike(fingerprint(torch.empty(3, 2, device="meta")), print_)  # nothing is known
+
+
+def test_averaged_anchors_come_back_as_they_were_saved():
+    def build():
+        torch.manual_seed(1)
+        return make(ema=EMAAnchors(F, A, decay=0.5))
+
+    model, fresh, x = build(), build(), torch.randn(N, D)
+    for _ in range(3):
+        step(model, x)
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(evaluate(fresh, x), evaluate(model, x))
+    assert torch.equal(fresh.ema.updates, model.ema.updates)
+
+
+# Never zeros.
+
+
+def test_a_projection_without_anchors_is_given_them_at_once():
+    """One that was put in between two refreshes."""
+    model, x = make(refresh_every=4), torch.randn(N, D)
+    step(model, x)
+    model.projection = RelativeProjection(F, A, "euclidean")
+    wanted = relative_projection(model.encoder(x), model.encoder(model.anchor_inputs), "euclidean")
+    torch.testing.assert_close(model.train()(x), wanted)
+
+
+def test_a_refresh_that_fails_at_its_end_takes_no_step(monkeypatch):
+    """The running average is written together with the projection, or not at all."""
+    model, x = make(ema=EMAAnchors(F, A, decay=0.5), refresh_every=2), torch.randn(N, D)
+    step(model, x)
+    step(model, x)
+    before = copy.deepcopy(model.state_dict())
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RelativeProjection, "state_of", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model.train()(x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.train()(x)
+    assert model.ema.updates == before["ema.updates"] + 1
+
+
+# Mistakes.
+
+
+class Wraps(nn.Linear):
+    kind = tuple
+
+    def forward(self, x):
+        out = super().forward(x)
+        return (out,) if self.kind is tuple else SimpleNamespace(last_hidden_state=out)
+
+
+@pytest.mark.parametrize("kind", [tuple, SimpleNamespace])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_encoder_that_wraps_its_output(kind, training):
+    encoder = Wraps(D, F)
+    encoder.kind = kind
+    with pytest.raises(TypeError, match=f"`encoder` must return a tensor, got {kind.__name__}"):
+        make(encoder).train(training)(torch.randn(N, D))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "what"), [(torch.randn(A, F), "encoded anchors"), (torch.arange(A), "indices")]
+)
+def test_what_is_given_for_the_anchor_samples(inputs, what):
+    model = RelativeEncoder(nn.Linear(D, F), RelativeProjection(F, A), inputs)
+    with pytest.raises(ValueError, match=f"which is that of {what}. Give the samples themselves"):
+        model(torch.randn(N, D))
+
+
+def test_classes_for_objects():
+    with pytest.raises(TypeError, match="`encoder` must be an object, got the class Linear"):
+        make(nn.Linear)
+    with pytest.raises(TypeError, match="`projection` must be an object"):
+        RelativeEncoder(nn.Linear(D, F), RelativeProjection, torch.randn(A, D))

@@ -79,7 +79,8 @@ def test_float64_is_not_the_rounding_of_float32(anchors, x):
 
 def test_caches_are_not_in_the_checkpoint(anchors):
     projection = RelativeProjection(D, A, "euclidean", pre=Center(D)).set_anchors(anchors)
-    assert set(projection.state_dict()) == {"anchors", "fitted", "pre.fitted", "pre.mean"}
+    names = {"anchors", "configuration", "fitted", "pre.fitted", "pre.mean"}
+    assert set(projection.state_dict()) == names
 
 
 def test_setting_anchors_between_forward_and_backward_is_noticed(anchors, x):
@@ -100,7 +101,11 @@ def test_gradients_reach_anchors_given_at_the_call(x):
 def test_from_anchors_takes_type_and_moves_pre(anchors):
     pre = StandardScale(D)
     projection = RelativeProjection.from_anchors(anchors.double(), pre=pre, post=nn.LayerNorm(A))
-    assert {t.dtype for t in projection.state_dict().values()} == {torch.float64, torch.bool}
+    assert {t.dtype for t in projection.state_dict().values()} == {
+        torch.float64,
+        torch.bool,
+        torch.uint8,
+    }
     assert projection.pre is pre
     assert (projection.in_features, projection.out_features) == (D, A)
 
@@ -177,7 +182,7 @@ def test_a_failed_set_anchors_changes_nothing(bad, message, anchors, x):
         (
             lambda: RelativeProjection.from_anchors(torch.eye(3))(torch.ones(2, 3).int()),
             TypeError,
-            "got torch.int32. Convert it with `.float",
+            "got torch.int32",
         ),
         (
             lambda: RelativeProjection.from_anchors(torch.eye(3)).project(
@@ -230,3 +235,47 @@ def test_few_anchors_project():
     back = frame.decode(frame(x))
     torch.testing.assert_close(frame.decode(frame(back)), back)
     assert torch.linalg.matrix_rank(back) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: RelativeProjection(D, A, pre=Center), TypeError, r"the class Center.*`Center\("),
+        (lambda: RelativeProjection(D, A, post=nn.ReLU), TypeError, "`post` .*the class ReLU"),
+        (lambda: relreps.NormalizerChain(Center), TypeError, r"`normalizers\[0\]` .*the class"),
+        (
+            lambda: RelativeProjection(D, A).set_anchors(torch.randn(D, A)),
+            ValueError,
+            "the transpose",
+        ),
+        (
+            lambda: relreps.relative_projection(torch.randn(3, D), torch.randn(D, A)),
+            ValueError,
+            r"`anchors` .* one row for each anchor, got .*: the transpose",
+        ),
+        (
+            lambda: relreps.ProductProjection(RelativeProjection(D, A)),
+            TypeError,
+            "a list of dense projections, got RelativeProjection",
+        ),
+        (
+            lambda: relreps.ProductProjection([RelativeProjection]),
+            TypeError,
+            r"`projections\[0\]` must be an object",
+        ),
+    ],
+)
+def test_mistakes_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_equal_anchors_are_warned_of():
+    for module in (
+        RelativeProjection(D, A),
+        relreps.ProductProjection([RelativeProjection(D, A), RelativeProjection(D, A, "l1")]),
+        relreps.SparseRelativeProjection(D, A, 2),
+    ):
+        with pytest.warns(relreps.NumericalWarning, match=f"All {A} anchors are equal") as caught:
+            module.set_anchors(torch.ones(A, D))
+        assert len(caught) == 1

@@ -59,7 +59,7 @@ def test_negatives_never_count():
     for exponent in (2.0, 2.5, 8.0):
         code = SparseRelativeProjection(D, 4, 3, exponent=exponent).set_anchors(anchors)(x)
         torch.testing.assert_close(code.to_dense(), torch.tensor([[1.0, 0, 0, 0]] * 2))
-    code = SparseRelativeProjection(D, 4, 3).set_anchors(-torch.ones(4, D))(x)
+    code = SparseRelativeProjection(D, 4, 3).set_anchors(-torch.rand(4, D))(x)
     assert torch.equal(code.to_dense(), torch.zeros(2, 4))
 
 
@@ -131,7 +131,7 @@ def test_autocast_does_not_choose():
             "must be finite",
         ),
         (
-            lambda: SparseRelativeProjection(3, 2, 2).set_anchors(torch.ones(2, 3))(
+            lambda: SparseRelativeProjection(3, 2, 2).set_anchors(torch.eye(3)[:2])(
                 torch.ones(1, 1, 3)
             ),
             ValueError,
@@ -148,3 +148,15 @@ def test_autocast_does_not_choose():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_comes_out_again(bad):
+    sparse = SparseRelativeProjection(D, A, 4).set_anchors(torch.randn(A, D))
+    x = torch.randn(3, D)
+    x[1, 2] = bad
+    code = sparse.topk(x)
+    assert code.values[1].isnan().all()
+    assert code.values[[0, 2]].isfinite().all()
+    assert ((code.indices >= 0) & (code.indices < A)).all()
+    assert sparse(x).to_dense()[1].isnan().any()

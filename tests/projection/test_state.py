@@ -190,7 +190,7 @@ def test_set_anchors_copies_no_module(monkeypatch):
 def test_caches_say_what_they_are():
     names = {
         "cosine": {"directions"},
-        "euclidean": {"mean", "centered"},
+        "euclidean": {"mean", "centered", "scale"},
         "basis": {"inverse"},
         Rescaled("l1"): {"unit", "mean", "centered"},
         GraphGeodesic(anchors(2), 3): {"paths"},

@@ -1,5 +1,6 @@
 """Graph paths against SciPy, decoded lengths against the curves they follow."""
 
+import copy
 import itertools
 import math
 
@@ -176,3 +177,39 @@ def test_chunks_change_nothing(chunk_size):
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_any_unit(scale):
+    """In float32, what float64 gives of the same numbers."""
+    reference, x, a = ((torch.randn(n, 3) * scale).float() for n in (30, 5, 4))
+    decoder = nn.Linear(3, 4, bias=False)
+    for single, double in (
+        (GraphGeodesic(reference, 5), GraphGeodesic(reference.double(), 5)),
+        (RelativeGeodesic(decoder, 3), RelativeGeodesic(copy.deepcopy(decoder).double(), 3)),
+    ):
+        got, wanted = single(x, a).double() / scale, double(x.double(), a.double()) / scale
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "spherical", "fisher"])
+def test_nan_comes_out_again(metric):
+    x, a = torch.randn(4, 3), torch.randn(5, 3)
+    x[1, 2] = torch.nan
+    for similarity in (RelativeGeodesic(nn.Linear(3, 4), 3, metric), GraphGeodesic(x[2:], 1)):
+        code = similarity(x, a)
+        assert code[1].isnan().all()
+        assert code[[0, 2, 3]].isfinite().all()
+
+
+def test_mistakes_with_a_decoder_and_anchors_are_named():
+    x, a = torch.randn(4, 3), torch.randn(5, 3)
+    with pytest.raises(ValueError, match=r"`decoder` must take .* \(\d+, 3\).*this width"):
+        RelativeGeodesic(nn.Linear(4, 2))(x, a)
+    with pytest.raises(TypeError, match="`decoder` must return a tensor, got tuple"):
+        RelativeGeodesic(lambda z: (z,))(x, a)
+    with pytest.raises(TypeError, match="`decoder` must be an object, got the class Linear"):
+        RelativeGeodesic(nn.Linear)
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="`anchors` must be finite"):
+            GraphGeodesic(x, 2)(x, torch.full((2, 3), bad))

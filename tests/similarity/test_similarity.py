@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -247,7 +248,8 @@ def test_a_similarity_is_resolved_once(monkeypatch):
 def test_a_module_as_similarity_is_a_child_once():
     graph = relreps.GraphGeodesic(torch.randn(9, 3), 2)
     projection = relreps.RelativeProjection(3, 4, graph).set_anchors(torch.randn(4, 3))
-    assert set(projection.state_dict()) == {"anchors", "fitted", "similarity.reference"}
+    names = {"anchors", "configuration", "fitted", "similarity.reference"}
+    assert set(projection.state_dict()) == names
     other = copy.deepcopy(projection).double()
     assert other.similarity.reference.dtype == torch.float64
     x = torch.randn(2, 3)
@@ -283,3 +285,88 @@ def test_tensors_without_names_are_numbered():
     module = relreps.RelativeProjection.from_anchors(torch.eye(3), Twice())
     assert {"prepared_0", "prepared_1"} < dict(module.named_buffers()).keys()
     torch.testing.assert_close(module(torch.ones(2, 3)), torch.ones(2, 3))
+
+
+def clumps(seed=0):
+    """Two clumps of rows, as far apart as 7000 times their size, and rows near to them."""
+    generator = torch.Generator().manual_seed(seed)
+    anchors = torch.randn(300, 16, generator=generator)
+    anchors[150:] += 1e4
+    return anchors + 0.1 * torch.randn(300, 16, generator=generator), anchors
+
+
+def test_near_rows_in_spread_data_by_differences():
+    """The value, the nearest anchor, and the gradient, which a product of float32 does not have."""
+    x, a = clumps()
+    wanted = torch.cdist(x.double(), a.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    exact = sim.Euclidean(exact=True)
+    torch.testing.assert_close(exact(x, a).double(), wanted, rtol=2e-2, atol=0)
+    assert torch.equal(exact(x, a).argmin(1), wanted.argmin(1))
+    x = x.requires_grad_()
+    exact(x, a).diagonal().sum().backward()
+    unit = torch.nn.functional.normalize((x.detach() - a).double(), dim=-1)
+    torch.testing.assert_close(x.grad.double(), unit, rtol=0, atol=2e-2)
+    y = torch.randn(5, 16) + 1
+    torch.testing.assert_close(exact(y, a[:9]), sim.euclidean(y, a[:9]))
+
+
+def test_anchors_in_clumps_are_warned_of():
+    _, a = clumps()
+    for name in ("euclidean", Rescaled("euclidean")):
+        with pytest.warns(relreps.NumericalWarning, match=r"Euclidean\(exact=True\)"):
+            relreps.RelativeProjection.from_anchors(a, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, anchors in (
+            (sim.Euclidean(exact=True), a),
+            ("l1", a),
+            ("euclidean", torch.randn(300, 700)),
+            ("euclidean", torch.randn(40, 3).repeat(2, 1) + 1e3),  # copies
+            ("euclidean", torch.randn(1, 3)),
+        ):
+            relreps.RelativeProjection.from_anchors(anchors, name)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize(
+    "similarity",
+    [n for n in NAMES if n != "inner"]
+    + [sim.Euclidean(exact=True), Rescaled("euclidean"), Rescaled("l1"), sim.Parseval()],
+    ids=str,
+)
+def test_any_unit(similarity, scale):
+    """In float32 what float64 gives of the same numbers, and the gradient too."""
+    x, a = ((rows(n) * scale).float() for n in (5, 9))
+    got, wanted = (
+        relreps.relative_projection(x.to(t).requires_grad_(), a.to(t), similarity)
+        for t in (torch.float32, torch.float64)
+    )
+    size = float(wanted.detach().abs().max())
+    torch.testing.assert_close(got.double() / size, wanted / size, rtol=0, atol=1e-5)
+    one = relreps.relative_projection(x, a[:1], "euclidean").double()
+    torch.testing.assert_close(one[:, 0], (x - a[0]).double().norm(dim=-1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "similarity", [*NAMES, Rescaled("linf"), sim.Euclidean(exact=True), sim.Parseval()], ids=str
+)
+def test_what_is_not_finite_comes_out_again(similarity, bad):
+    x, a = rows(5), rows(9)
+    x[1, 2] = bad
+    for module in (
+        relreps.RelativeProjection(6, 9, similarity).double().set_anchors(a),
+        relreps.RelativeProjection(6, 9, similarity, pre=relreps.Center(6)).double().set_anchors(a),
+    ):
+        code = module(x)
+        assert not code[1].isfinite().any()
+        assert math.isinf(bad) or code[1].isnan().all()
+        assert code[[0, 2, 3, 4]].isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("similarity", ["basis", sim.Parseval()], ids=str)
+def test_anchors_that_are_not_finite_are_named(similarity, bad):
+    """At the call, where nobody has looked at them before the decomposition."""
+    with pytest.raises(ValueError, match="`anchors` must be finite"):
+        relreps.relative_projection(rows(2), torch.full((5, 6), bad).double(), similarity)

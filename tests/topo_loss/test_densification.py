@@ -2,12 +2,14 @@
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 
 from relreps import (
+    NumericalWarning,
     TopologicalDensificationLoss,
     death_times,
     relative_projection,
@@ -161,12 +163,21 @@ def test_no_edges_give_zero_connected_to_the_graph(labelled):
         assert loss == 0
         loss.backward()
         assert torch.equal(z.grad, torch.zeros(shape))
+    none = TopologicalDensificationLoss(1.0, reduction="none")
+    assert none(torch.ones(0, 2), torch.arange(0)).shape == (0,)
+
+
+def test_a_batch_without_two_points_of_a_class_is_named():
     z = torch.ones(3, 2, requires_grad=True)
     alone = TopologicalDensificationLoss(1.0)
-    assert alone(z, torch.arange(3)) == by_forest(alone)(z, torch.arange(3))[0] == 0
     none = TopologicalDensificationLoss(1.0, reduction="none")
-    assert none(z, torch.arange(3)).tolist() == [0, 0, 0]
-    assert none(z[:0], torch.arange(0)).shape == (0,)
+    with pytest.warns(NumericalWarning, match="No two of the 3 points .* `ClassBatchSampler`"):
+        assert alone(z, torch.arange(3)) == by_forest(alone)(z, torch.arange(3))[0] == 0
+    with pytest.warns(NumericalWarning, match="No two of the 3 points"):
+        assert none(z, torch.arange(3)).tolist() == [0, 0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert alone(z + 0, torch.tensor([0, 1, 1])) == 1
 
 
 # Functions of one's own.

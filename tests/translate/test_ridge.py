@@ -702,6 +702,15 @@ def test_an_inverse_that_does_not_exist_names_the_rank():
     assert fresh.inverse(y).isfinite().all()
 
 
+@each_width
+def test_a_loaded_map_has_the_inverse_of_the_fitted_one(widths):
+    x, y = normal(50, widths[0]), normal(50, widths[1])
+    kept = fitted(LinearTranslator, x, y)
+    fresh = LinearTranslator(*widths).double()
+    fresh.load_state_dict(kept.state_dict())
+    close(fresh.inverse(y), kept.inverse(y))
+
+
 @centred_streaming
 def test_float32_far_from_the_origin_fits_as_well_as_centred(case):
     x, y = pairs(noise=0.3)

@@ -1115,20 +1115,29 @@ def pruned_inverse_relative(prune_on, subspaces, dtype):
     return {"forward": made(x[:4]), **conditions(made)}
 
 
-@case("TranslationReport", "translation_report", dtype=BOTH)
+@case("TranslationReport", "OwnRows", "translation_report", dtype=BOTH)
 def translation_reports(dtype):
     x, y = pairs(60, 5, 4, dtype)
     report, results = find("translation_report"), {}
+
+    def told(found):
+        searched = {n: under(n, fields(getattr(found, n))) for n in ("moved", "queries")}
+        plain = {n: v for n, v in fields(found).items() if n not in searched}
+        return plain | searched["moved"] | searched["queries"]
+
     for name, made in {
         "procrustes": find("ProcrustesTranslator")(5, 4, scale="norm"),
         "affine": find("AffineTranslator")(5, 4, ridge=0.1),
         "low rank": find("ReducedRankTranslator")(5, 4, max_rank=1),
     }.items():
         found = report(made.to(dtype), x, y, held_out=0.3, generator=source())
-        results |= under(name, fields(found) | {"text": str(found)})
+        results |= under(name, told(found) | {"text": str(found)})
+    stored = {"index": x, "targets": y, "metric": "euclidean"}
+    made = find("ProcrustesTranslator")(5, 4, scale="norm").to(dtype)
+    results |= under("index", told(report(made, x[:40], y[:40], generator=source(), **stored)))
     anchored = find("InverseRelativeTranslator")(5, 4, 40, ridge=0.1).to(dtype)
     found = report(anchored, x[:40], y[:40], test=(x[40:], y[40:]))
-    return results | under("relative", fields(found))
+    return results | under("relative", told(found))
 
 
 @case("ScaleInvarianceReport", "scale_invariance_report", dtype=BOTH)
@@ -1553,6 +1562,17 @@ def layers(dtype):
         pool=lambda z: z[:, :2],
     )
     return results | {"pooled": few.scores, "table": made.to_markdown(digits=2)}
+
+
+@case("PermutationTest", "permutation_test", dtype=BOTH)
+def permutations(dtype):
+    x, y = rows(30, 4, dtype), rows(30, 3, dtype, seed=1)
+    results = {}
+    for name in ("procrustes_distance", "mutual_knn"):
+        draws = torch.Generator().manual_seed(0)
+        made = find("permutation_test")(find(name), x, y, num_permutations=9, generator=draws)
+        results |= under(name, made._asdict())
+    return results
 
 
 # Tests for modules, pictures
