@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from relreps._core import checks
@@ -58,7 +57,10 @@ class Translator(FittedModule, ABC):
             setattr(self, name, value)
         for name, value in values.items():
             buffer: Tensor = getattr(self, name)
-            buffer.copy_(torch.as_tensor(value))
+            if isinstance(value, Tensor):
+                buffer.copy_(value)
+            else:
+                buffer.fill_(value)
         self.mark_fitted()
 
     def extra_repr(self) -> str:

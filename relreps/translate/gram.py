@@ -19,8 +19,8 @@ Ridge = float | Literal["gcv", "loo"]
 _WEAKEST, _STRONGEST = -48, 24
 #: The last of them, which leaves a millionth of the map.
 STRONGEST = 10 ** (_STRONGEST / 4)
-#: Share of the pairs that generalised cross-validation has to leave free to be believed.
-_FREE = 0.2
+#: Share of the pairs that generalised cross-validation has to judge by to be believed.
+_JUDGES = 0.2
 
 
 def check_ridge(name: str, ridge: object, words: tuple[str, ...] = ()) -> None:
@@ -130,9 +130,9 @@ def cross_validated(
     repeats is fitted by its own copy, so that with fewer pairs than features, where all the others
     are fitted too as the penalty vanishes, it alone is left to be judged by, and its error is none.
     Hence copies do not count where every pair is fitted; and where there are fewer pairs than
-    features, and the choice leaves less than a fifth of them free, as with copies that are not
-    quite equal, it is made anew among the penalties that leave more, by the marginal likelihood, to
-    which a copy is one term among n:
+    features, and what the choice leaves is spread over less than a fifth of n directions, as with
+    copies that are not quite equal, it is made anew among the penalties that spread it more, by the
+    marginal likelihood, to which a copy is one term among n:
 
     .. math:: n \log\Bigl(R_0 + \sum_j \tfrac{\lambda}{v_j + \lambda} e_j\Bigr)
               - \sum_j \log \tfrac{\lambda}{v_j + \lambda}
@@ -152,14 +152,18 @@ def cross_validated(
     if fitted and free <= len(values) + 1:  # else so many rows are no copies, but an exact map
         count, free, noise = float(len(values)), 0.0, torch.zeros_like(noise)
 
+    def judges(share: Tensor) -> Tensor:
+        """How many directions the residual is spread over."""
+        return (free + share.sum(-1)).square() / (free + share.square().sum(-1))
+
     def likelihood(penalties: Tensor) -> Tensor:
         share = penalties[:, None] / (values + penalties[:, None])
         score = count * (noise + share @ explained).log() - share.log().sum(1)
-        return torch.where(free + share.sum(1) < _FREE * count, torch.inf, score)
+        return torch.where(judges(share) < _JUDGES * count, torch.inf, score)
 
     chosen = least(partial(gcv, values, explained, noise, free), level)
-    left = free + float((level * chosen / (values + level * chosen)).sum())
-    few = len(values) < features and left < _FREE * count
+    share = level * chosen / (values + level * chosen)
+    few = len(values) < features and bool(judges(share) < _JUDGES * count)
     return least(likelihood, level) if few else chosen
 
 
