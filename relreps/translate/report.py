@@ -167,11 +167,11 @@ def translation_report(
         >>> from relreps import ProcrustesTranslator
         >>> x = torch.randn(500, 8)
         >>> rotation = torch.linalg.qr(torch.randn(8, 8)).Q
-        >>> report = translation_report(ProcrustesTranslator(8, 8), x[:100], x[:100] @ rotation,
-        ...                             index=x)
-        >>> print(report.sentence)
-        By maps of 90 pairs, 1.00 of 100 held-out rows find their own first among 500 moved ones, \
-1.00 among ten.
+        >>> report = translation_report(
+        ...     ProcrustesTranslator(8, 8), x[:100], x[:100] @ rotation, index=x
+        ... )
+        >>> report.pairs, report.moved.searched, report.recall_at_10
+        (90, 500, 1.0)
 
     References:
         Effective rank: Roy and Vetterli 2007.
