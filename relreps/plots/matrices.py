@@ -36,7 +36,7 @@ def plot_stitching_matrix(
         cmap: Name of a matplotlib colour map.
     """
     check_type("matrix", matrix, StitchingMatrix)
-    _check_limits(limits)
+    _check(matrix, limits)
     ax = new_axes(ax, "plot_stitching_matrix")
     _heat_map(ax, matrix, digits, limits, cmap)
     ax.set_xlabel("decoder")
@@ -65,7 +65,7 @@ def plot_layers(
         cmap: Name of a matplotlib colour map.
     """
     check_type("comparison", comparison, LayerComparison)
-    _check_limits(limits)
+    _check(comparison, limits)
     ax = new_axes(ax, "plot_layers")
     _heat_map(ax, comparison, digits, limits, cmap)
     ax.invert_yaxis()
@@ -75,7 +75,12 @@ def plot_layers(
     return finish(ax, title)
 
 
-def _check_limits(limits: Limits | None) -> None:
+def _check(table: ScoreTable, limits: Limits | None) -> None:
+    scores, _, _ = table.table
+    if not scores.numel():
+        raise ValueError(
+            f"`scores` must have at least one row and one column, got shape {tuple(scores.shape)}."
+        )
     if limits is not None and not limits[0] < limits[1]:
         raise ValueError(f"`limits` must be the lower score and the higher one, got {limits}.")
 

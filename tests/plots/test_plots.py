@@ -226,6 +226,18 @@ def test_limits_go_up():
     assert not plt.get_fignums()
 
 
+@pytest.mark.parametrize(
+    ("draw", "kind"),
+    [(plots.plot_layers, LayerComparison), (plots.plot_stitching_matrix, StitchingMatrix)],
+)
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0)])
+def test_a_table_without_cells_opens_no_figure(draw, kind, shape):
+    table = kind(torch.zeros(shape), ["a"] * shape[0], ["b"] * shape[1])
+    with pytest.raises(ValueError, match="`scores` must have at least one row and one column"):
+        draw(table)
+    assert not plt.get_fignums()
+
+
 def test_no_images():
     with pytest.raises(ValueError, match="`rows` must hold images"):
         plots.plot_image_rows({})

@@ -268,6 +268,12 @@ def test_a_metric_is_taken_as_an_object():
         assert torch.equal(again(x), TopologicalDensificationLoss(0.5, metric=metric)(x))
 
 
+def test_points_without_features_are_all_in_one_place():
+    edges = torch.tensor([[0, 1], [1, 2], [0, 2], [2, 1]])
+    lengths = edge_lengths(torch.zeros(5, 3, 0), edges.expand(5, -1, -1))
+    assert lengths.tolist() == [[0.0] * 4] * 5
+
+
 @pytest.mark.parametrize(
     ("metric", "error", "message"),
     [
@@ -297,6 +303,11 @@ EDGE = torch.tensor([[0, 1]])
         (lambda x: death_times(x, ("lp", 0)), ValueError, "needs a positive exponent, got 0"),
         (lambda x: death_times(x, ("fp", math.inf)), ValueError, "positive exponent, got inf"),
         (lambda x: death_times(x, ("lp", "2")), TypeError, "`metric` must be a number"),
+        (
+            lambda x: edge_lengths(x, torch.zeros(2, 1).long()),
+            ValueError,
+            r"\(k, 2\), got \(2, 1\)",
+        ),
         (lambda x: edge_lengths(x, [[0, 1]]), TypeError, "`edges` must be an int64 .* got list"),
         (lambda x: edge_lengths(x, torch.ones(1, 2)), TypeError, "`edges` must be an int64"),
         (lambda x: edge_lengths(x, EDGE[0]), ValueError, r"`edges` must have shape \(k, 2\)"),
