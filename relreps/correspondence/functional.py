@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from relreps._core import blocks, checks
-from relreps._core.linalg import full_precision, polar_factor, unit_rows
-from relreps._core.rounding import safe_reciprocal, safe_sqrt
+from relreps._core.linalg import as_float64, full_precision, polar_factor, unit_rows
+from relreps._core.rounding import safe_reciprocal, safe_sqrt, unit_of
 from relreps._core.warnings import warn
 from relreps.correspondence.neighbors import matched
 from relreps.correspondence.pairs import Indices, Pairs
@@ -73,6 +73,9 @@ def functional_map(
                 f"({len(x)},), got {tuple(values.shape)}."
             )
     checks.check_nonnegative("alpha", alpha)
+    if checks.eager():
+        for name, rows in (("x", x), ("y", y), ("values_x", values_x), ("values_y", values_y)):
+            checks.check_finite(name, rows.detach())
     return _functional_map(x, y, values_x, values_y, alpha)
 
 
@@ -81,21 +84,24 @@ def _functional_map(
 ) -> Tensor:
     """`functional_map` of checked coefficients."""
     dtype = torch.promote_types(x.dtype, y.dtype)
-    wide = torch.promote_types(dtype, torch.float32)
-    x, y, values_x, values_y = (t.to(wide) for t in (x, y, values_x, values_y))
+    device = x.device
+    x, y, values_x, values_y = (as_float64(t) for t in (x, y, values_x, values_y))
     with full_precision(x):
+        # In units in which nothing over- or underflows; alpha has the square of that of x.
+        unit_x, unit_y = (unit_of(t.detach().abs().amax()) if t.numel() else 1.0 for t in (x, y))
+        x, y, weight = x / unit_x, y / unit_y, alpha / unit_x**2
         # Entry (i, j) of Ly C - C Lx is (ly_i - lx_j) C_ij, so that row c of C, with a = ly_i,
         #     minimises |c Fx - f|^2 + alpha |c diag(a - lx)|^2,    f the same row of Fy,
         #     c (Fx Fx^T + alpha diag(a - lx)^2) = f Fx^T.
         # The systems are symmetric, S c = b. Scaled by d = diag(S)^(-1/2) on both sides, they are
         # (d S d) (c / d) = d b, with ones on the diagonal: a large alpha then loses nothing.
         gaps = (values_y[:, None] - values_x).square()
-        systems = x @ x.mT + alpha * torch.diag_embed(gaps)
+        systems = x @ x.mT + weight * torch.diag_embed(gaps)
         scale = safe_reciprocal(safe_sqrt(systems.diagonal(dim1=-2, dim2=-1)))
         scaled = systems * scale[:, :, None] * scale[:, None, :]
         inverse = torch.linalg.pinv(scaled, hermitian=True)
         found: Tensor = (inverse @ ((y @ x.mT) * scale)[:, :, None])[..., 0] * scale
-        return found.to(dtype)
+        return (found * (unit_y / unit_x)).to(device, dtype)
 
 
 def functional_pairs(
@@ -128,7 +134,7 @@ def functional_pairs(
     weight = alpha * float(codes[0].square().sum()) / num_functions
     c = _functional_map(codes[0], codes[1], values[0], values[1], weight)
     gram = c.mT @ c
-    similarity = gram.diagonal().square().sum() / gram.square().sum()
+    similarity = gram.diagonal().square().sum() * safe_reciprocal(gram.square().sum())
     near = min(_NEIGHBORS, len(x), len(y))
     pairs = matched(functions[0] @ c.mT, functions[1], near)
     for _ in range(_REFINEMENTS):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from relreps._core import checks
@@ -48,6 +50,16 @@ class Translator(FittedModule, ABC):
         raise ValueError(
             f"{type(self).__name__} has no inverse. Fit another one with the two sides exchanged."
         )
+
+    def _keep(self, values: Mapping[str, Tensor | float], **attributes: Any) -> None:
+        """Write buffers and attributes: while some of them are new and some old, it is unfitted."""
+        self.mark_fitted(False)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        for name, value in values.items():
+            buffer: Tensor = getattr(self, name)
+            buffer.copy_(torch.as_tensor(value))
+        self.mark_fitted()
 
     def extra_repr(self) -> str:
         """Constructor call."""

@@ -143,6 +143,7 @@ class GeneralizedProcrustes(FittedModule):
         found["offset"] = solution.offsets
         values = {f"{name}_{m}": t for name, each in found.items() for m, t in enumerate(each)}
         self._check_fits(**values)
+        self.mark_fitted(False)  # while some buffers hold what is new, and some what was
         for name, value in values.items():
             getattr(self, name).copy_(value)
         self.objective.fill_(max(levels[-1], 0.0))
@@ -165,6 +166,10 @@ class GeneralizedProcrustes(FittedModule):
             wide = at_least_float32(z)
             rotation, mean, unit, offset = self._map(j, wide)
             return (((wide - offset) @ rotation.mT) * unit + mean).to(z.dtype)
+
+    def forward(self, x: Tensor, i: int, j: int) -> Tensor:
+        """Vectors ``(..., D_i)`` of space i in space j, ``(..., D_j)``: `translate`."""
+        return self.translate(x, i, j)
 
     def translate(self, x: Tensor, i: int, j: int) -> Tensor:
         """Vectors ``(..., D_i)`` of space i in space j, ``(..., D_j)``, by way of the hub."""

@@ -96,6 +96,9 @@ class MatrixTranslator(Translator):
     length_x: Tensor
     length_y: Tensor
     spread_y: Tensor
+    #: Sums that a stream goes on from, and whether they are those of the pairs of all processes.
+    _seen: RowMoments | None = None
+    _reduced = False
     #: Moments that `solution` needs of xx and of yy: whole (`outer`) or the diagonal.
     products: tuple[Product, Product] = (elementwise, elementwise)
     #: Whether `pre` has to subtract the mean (True), must not (False), or may (None).
@@ -270,9 +273,14 @@ class MatrixTranslator(Translator):
         moments: RowMoments,
         pairs: tuple[Tensor, Tensor] | None = None,
         weights: Tensor | None = None,
+        *,
+        seen: tuple[RowMoments, bool] | None = None,
         **options: Any,
     ) -> Self:
-        """Pre-process, find the matrix, and write it; ``options`` are for `solution`."""
+        """Pre-process, find the matrix, and write it; ``options`` are for `solution`.
+
+        ``seen`` are sums that a stream goes on from, and whether they are those of all processes.
+        """
         lengths = tuple(m[0] for m in moments.means[2:]) or (torch.ones_like(moments.total),) * 2
         moments = replace(moments, means=moments.means[:2])
         source = target = Affine()
@@ -297,7 +305,7 @@ class MatrixTranslator(Translator):
         values |= found
         if self.post is None and abs(float(squares) - 1) < 2 * _UNIT:
             self._warn_of_lengths(pairs, values)
-        return self._write(values, rank)
+        return self._write(values, rank, seen)
 
     def _preprocessed(
         self, x: Tensor, y: Tensor, source: Affine, target: Affine
@@ -327,14 +335,16 @@ class MatrixTranslator(Translator):
                 "the translator with `post='unit'`, or bring what it gives to length one."
             )
 
-    def _write(self, values: dict[str, Tensor], rank: int) -> Self:
+    def _write(
+        self, values: dict[str, Tensor], rank: int, seen: tuple[RowMoments, bool] | None
+    ) -> Self:
         """Write every buffer, once nothing can fail."""
         check_fits(type(self).__name__, values, {n: getattr(self, n).dtype for n in values})
-        for name, value in values.items():
-            getattr(self, name).copy_(value)
-        self.rank.fill_(rank)
-        self._invertible = self.partial_inverse or rank == min(self.in_features, self.out_features)
-        self.mark_fitted()
+        full = min(self.in_features, self.out_features)
+        changed: dict[str, Any] = {"_invertible": self.partial_inverse or rank == full}
+        if seen is not None:
+            changed |= {"_seen": seen[0], "_reduced": seen[1]}
+        self._keep({**values, "rank": rank}, **changed)
         return self
 
     def _on_load(self) -> None:

@@ -121,12 +121,14 @@ def _descended(xx: Tensor, m: Tensor, start: Tensor, max_iterations: int) -> Ten
 def _turned(matrices: Tensor) -> Tensor:
     """Polar factors ``(S, D_x, D_y)``."""
     u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
-    return u @ vh
+    turned: Tensor = u @ vh
+    return turned
 
 
 def _errors(xx: Tensor, m: Tensor, rotations: Tensor) -> Tensor:
     """Squared error of each map, but for what no map changes."""
-    return (rotations * (xx @ rotations - 2 * m)).sum((-2, -1))
+    errors: Tensor = (rotations * (xx @ rotations - 2 * m)).sum((-2, -1))
+    return errors
 
 
 def check_values(x: Tensor, y: Tensor) -> None:

@@ -27,6 +27,7 @@ from relreps._core.state import check_fits
 from relreps.anchors import prune_anchors
 from relreps.normalization import Center
 from relreps.projection import RelativeProjection
+from relreps.projection.relative import AnchorState
 from relreps.translate.base import Translator
 from relreps.translate.gram import check_ridge, cross_validated
 
@@ -148,15 +149,19 @@ class InverseRelativeTranslator(Translator):
         checks.check_finite("x", x)
         checks.check_generator(generator)
         target = self._solved(y, x, generator)
-        self._set_source("x", x)
-        return self._write(target)
+        source = self._source("x", x)
+        self.mark_fitted(False)
+        self._take(source)
+        self._keep(target)
+        return self
 
     @torch.no_grad()
     def set_source(self, anchors: Tensor) -> Self:
         """Set what `encode` needs: source anchors ``(A, D_x)``. On an error nothing changes."""
         checks.check_anchors(anchors, self.num_anchors, self.in_features)
         checks.check_finite("anchors", anchors)
-        return self._set_source("anchors", anchors)
+        self._take(self._source("anchors", anchors))
+        return self
 
     @torch.no_grad()
     def set_target(self, anchors: Tensor, *, generator: torch.Generator | None = None) -> Self:
@@ -174,7 +179,8 @@ class InverseRelativeTranslator(Translator):
                 "Call `fit(x, y)`, or give a number and prune on the target."
             )
         checks.check_generator(generator)
-        return self._write(self._solved(anchors, None, generator))
+        self._keep(self._solved(anchors, None, generator))
+        return self
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes ``(..., A)`` of source vectors ``(..., D_x)``: needs the source side only."""
@@ -215,19 +221,18 @@ class InverseRelativeTranslator(Translator):
                 "Call `fit(x, y)`, or `set_source(anchors)` to encode only."
             )
 
-    def _set_source(self, name: str, anchors: Tensor) -> Self:
+    def _source(self, name: str, anchors: Tensor) -> tuple[AnchorState, Tensor]:
+        """State of the source side."""
         length = _about_mean(name, anchors)[1].mean()
         self._check_fits(length_x=length)
         check_fits(type(self).__name__, {name: anchors}, {name: self.encoder.anchors.dtype})
-        self.encoder.set_anchors(anchors)
-        self.length_x.copy_(length)
-        return self
+        return self.encoder.state_of(anchors, check=True), length
 
-    def _write(self, target: dict[str, Tensor]) -> Self:
-        for name, value in target.items():
-            getattr(self, name).copy_(value)
-        self.mark_fitted()
-        return self
+    def _take(self, source: tuple[AnchorState, Tensor]) -> None:
+        """Write the state of the source side, which counts as not there meanwhile."""
+        self.encoder.mark_fitted(False)
+        self.length_x.copy_(source[1])
+        self.encoder.remember(source[0])
 
     def _solved(
         self, y: Tensor, x: Tensor | None, generator: torch.Generator | None

@@ -13,6 +13,7 @@ from torch import Tensor
 from relreps._core import blocks, checks
 from relreps._core.linalg import as_float64, at_least_float32, unit_rows
 from relreps._core.warnings import NumericalWarning, warn
+from relreps.correspondence.discovery import discover_parallel_anchors
 from relreps.correspondence.neighbors import matched
 from relreps.correspondence.pairs import Indices, Pairs, Seeds, checked_seeds, united
 from relreps.translate.base import Translator
@@ -21,6 +22,8 @@ from relreps.translate.procrustes import ProcrustesTranslator, Scale
 
 #: Agreement below which it is said that the pairs are not to be believed.
 _DOUBTFUL = 0.5
+#: Rows of a space at most from which pairs are discovered.
+_DRAWN = 2000
 
 
 class SeededTranslator(Translator):
@@ -149,7 +152,7 @@ class SeededTranslator(Translator):
         found = copy.deepcopy(self.map).fit(x[pairs[0]], y[pairs[1]])
         leads = self._leads(sides, pairs, known)
         free = leads[known:]
-        agreement = float((free >= 0).double().mean()) if len(free) else 0.0
+        agreement = _agreement(leads, known)
         if agreement < _DOUBTFUL and known < min(len(x), len(y)):  # else there was none to find
             warn(
                 f"Of {len(free)} pairs that were found, {agreement:.0%} are confirmed by a map "
@@ -159,11 +162,10 @@ class SeededTranslator(Translator):
         i, j = pairs if drawn is None else (rows[p] for rows, p in zip(drawn, pairs, strict=True))
         surest = free.argsort(descending=True, stable=True) + known
         order = torch.cat((torch.arange(known, device=surest.device), surest))
+        kept = Pairs(i[order], j[order], leads[order])
+        self.mark_fitted(False)
         self.map.load_state_dict(found.state_dict())
-        for name, value in {**values, "num_pairs": len(i), "agreement": agreement}.items():
-            getattr(self, name).fill_(value)
-        self.pairs = Pairs(i[order], j[order], leads[order])
-        self.mark_fitted()
+        self._keep({**values, "num_pairs": len(i), "agreement": agreement}, pairs=kept)
         return self
 
     def _leads(self, sides: tuple[Tensor, Tensor], pairs: Indices, known: int) -> Tensor:
@@ -196,6 +198,12 @@ class SeededTranslator(Translator):
         self.pairs = None  # what is loaded was fitted on others
 
 
+def _agreement(leads: Tensor, known: int) -> float:
+    """Share of the pairs beyond the known ones that are found again."""
+    free = leads[known:]
+    return float((free >= 0).double().mean()) if len(free) else 0.0
+
+
 def _compared(found: ProcrustesTranslator, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Moved rows and targets about the point that the map turns the space around."""
     return found(x) - found.mean_y, y - found.mean_y
@@ -206,9 +214,11 @@ class RefinedProcrustesTranslator(SeededTranslator):
 
     A Procrustes map of the seeds translates all rows of ``x``; rows that are each other's nearest
     by `csls` are new pairs, and the map is fitted again on them and the seeds, and so on until the
-    pairs stay. This is worth more than any choice of map: unpaired rows are cheap. It fails where
-    too few seeds leave a map that finds no neighbours; `TransportTranslator` needs fewer.
-    O(max_iterations (NMD + D^3)) time, O(N + M) memory beside the rows.
+    pairs stay. This is worth more than any choice of map: unpaired rows are cheap. Where too few
+    seeds leave a map that finds no neighbours, it starts anew from the pairs that
+    `discover_parallel_anchors` makes of the seeds, and the start with the better agreement counts.
+    O(max_iterations (NMD + D^3)) time, O(N + M) memory beside the rows; and the discovery, of 2000
+    rows at most, where the seeds do not suffice.
 
     Args:
         in_features: Width :math:`D_x` of the source space.
@@ -278,7 +288,19 @@ class RefinedProcrustesTranslator(SeededTranslator):
         checks.check_k(self.k, min(len(x), len(y)))
         wide = torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype)
         sides = self._wide(x, y)
-        pairs = known
+        pairs = self._refined(sides, known, known, wide)
+        agreement = _agreement(self._leads(sides, pairs, len(known[0])), len(known[0]))
+        if agreement < _DOUBTFUL:
+            start = _discovered(sides, known)
+            others = self._refined(sides, known, start, wide)
+            if _agreement(self._leads(sides, others, len(known[0])), len(known[0])) > agreement:
+                pairs = others
+        return self._finish(sides, pairs, len(known[0]))
+
+    def _refined(
+        self, sides: tuple[Tensor, Tensor], known: Indices, pairs: Indices, wide: torch.dtype
+    ) -> Indices:
+        """Pairs that stay when the map is fitted to them and they are found anew."""
         for _ in range(self.max_iterations):
             found = self._map_of(sides, pairs)
             moved, targets = _compared(found, *sides)
@@ -286,4 +308,24 @@ class RefinedProcrustesTranslator(SeededTranslator):
             before, pairs = pairs, united(known, best.indices_x, best.indices_y)
             if torch.equal(before[0], pairs[0]) and torch.equal(before[1], pairs[1]):
                 break
-        return self._finish(sides, pairs, len(known[0]))
+        return pairs
+
+
+def _discovered(sides: tuple[Tensor, Tensor], known: Indices) -> Indices:
+    """Pairs by transport of codes relative to the known ones, those that are each other's nearest.
+
+    Of many rows a draw serves, the same each time.
+    """
+    x, y = sides
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what comes of it is judged by its agreement
+        found = discover_parallel_anchors(
+            x,
+            y,
+            known,
+            max(len(known[0]), min(len(x), len(y), _DRAWN)),
+            max_samples=_DRAWN,
+            generator=torch.Generator().manual_seed(0),
+        )
+    sure = found.scores > 0
+    return united(known, found.indices_x[sure], found.indices_y[sure])

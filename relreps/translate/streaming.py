@@ -30,9 +30,6 @@ class MomentTranslator(MatrixTranslator):
 
     _remedy = "Call `fit(x, y)` on paired rows first, or `partial_fit(x, y)` and then `solve()`."
     products = (outer, outer)
-    _seen: RowMoments | None = None
-    #: Whether these are the pairs of all processes.
-    _reduced = False
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Self:
@@ -49,8 +46,7 @@ class MomentTranslator(MatrixTranslator):
         if weights is not None:
             checks.check_weights(weights, x.shape[0])
         moments = self._moments(x, y, weights)
-        self._solve(moments, (x, y), weights)
-        self._seen, self._reduced = moments, False
+        self._solve(moments, (x, y), weights, seen=(moments, False))
         return self
 
     @torch.no_grad()
@@ -122,9 +118,7 @@ class MomentTranslator(MatrixTranslator):
                 f"{type(self).__name__} has seen no pairs to solve for. "
                 "Call `partial_fit(x, y)` first."
             )
-        self._solve(seen)
-        self._seen, self._reduced = seen, reduced
-        return self
+        return self._solve(seen, seen=(seen, reduced))
 
     def _adopted(self, moments: Moments) -> RowMoments:
         """What was seen by a stream of the user."""

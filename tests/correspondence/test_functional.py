@@ -78,3 +78,26 @@ def test_alpha_is_finite():
 def test_coefficients_without_energy_map_to_nothing():
     c = functional_map(torch.zeros(3, 4), torch.ones(3, 4), torch.zeros(3), torch.zeros(3), 1.0)
     assert torch.equal(c, torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_a_functional_map_does_not_depend_on_sizes(size, alpha):
+    """Their squares are no float32 numbers; the weight of commuting has that of the squares."""
+    x, y = torch.randn(5, 7).double(), torch.randn(5, 7).double()
+    values = torch.rand(5).double(), torch.rand(5).double()
+    wanted = functional_map(x, y, *values, alpha=alpha)
+    wide = functional_map(size * x, size * y, *values, alpha=alpha * size**2)
+    close(wide, wanted)
+    if alpha == 0:
+        single = functional_map(*(t.float() for t in (size * x, size * y, *values)), alpha=0.0)
+        close(single.double(), wanted, atol=2e-3 if size < 1e-38 else 1e-5, rtol=0)
+
+
+def test_a_functional_map_refuses_what_is_not_finite():
+    x, values = torch.ones(3, 4), torch.rand(3)
+    for at, name in enumerate(("x", "y", "values_x", "values_y")):
+        given = [x.clone(), x.clone(), values.clone(), values.clone()]
+        given[at].view(-1)[0] = torch.nan
+        with pytest.raises(ValueError, match=f"`{name}` must be finite"):
+            functional_map(*given, alpha=1.0)

@@ -1,5 +1,7 @@
 """Functional maps as translators: wrong seeds are corrected, graphs in parts are told."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -64,3 +66,13 @@ def test_repr_is_the_constructor_call():
 def test_alpha_is_finite():
     with pytest.raises(ValueError, match="`alpha` must be finite, got inf"):
         FunctionalMapTranslator(3, 4, alpha=float("inf"))
+
+
+@pytest.mark.parametrize("k", [5, 9, 20])
+def test_one_hot_rows_leave_finite_state(k):
+    x = torch.eye(8)[torch.arange(80) % 8]
+    seeds = torch.arange(20), torch.arange(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)
+        t = FunctionalMapTranslator(8, 8, num_functions=10, k=k).fit(x, x, seeds)
+    assert all(buffer.isfinite().all() for buffer in t.buffers())

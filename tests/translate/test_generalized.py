@@ -218,3 +218,9 @@ def test_the_gauge_takes_no_matrix_of_all_rows(monkeypatch):
     )
     fitted(spaces(n=500), 6)
     assert all(max(shape) <= 20 for shape, options in shapes if options.get("full_matrices", True))
+
+
+def test_a_call_is_a_translation():
+    x = torch.randn(30, 4)
+    hub = GeneralizedProcrustes([4, 4], 4).fit([x, x.flip(1)])
+    torch.testing.assert_close(hub(x, 0, 1), hub.translate(x, 0, 1), atol=0, rtol=0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from relreps import InverseRelativeTranslator
+from relreps import InverseRelativeTranslator, translation_report
 
 close = torch.testing.assert_close
 
@@ -225,3 +225,40 @@ def test_repr_is_the_constructor_call():
 def test_a_ridge_is_finite():
     with pytest.raises(ValueError, match="`ridge` must be finite, got inf"):
         InverseRelativeTranslator(3, 4, 5, ridge=float("inf"))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_repeated_anchor_does_not_choose_the_ridge(noise):
+    """Fewer anchors than features: a copy is decoded by its twin whatever the ridge."""
+    z = normal(40, 80) * torch.arange(1, 81).double() ** -0.5
+    x, y = z @ orthogonal(80, 80), z @ orthogonal(80, 80) + 0.05 * normal(40, 80)
+    once = fitted(x, y, ridge="gcv")
+    twice = fitted(*(torch.cat((s, s[:2] + noise * normal(2, 80))) for s in (x, y)), ridge="gcv")
+    assert 0.2 < float(twice.used_ridge / once.used_ridge) < 5
+
+
+@pytest.mark.parametrize("where", ["row", "feature"])
+@pytest.mark.parametrize("ridge", [0.0, "gcv"])
+def test_one_extreme_anchor_or_feature(where, ridge):
+    x, y = normal(60, 6), normal(60, 6)
+    y = x @ orthogonal(6, 6) + 0.1 * y
+    for side in (x, y):
+        if where == "row":
+            side[0] *= 1e4
+        else:
+            side[:, 1] *= 1000
+    wanted = fitted(x, y, ridge, "source")
+    single = InverseRelativeTranslator(6, 6, 60, ridge=ridge, rescale="source")
+    found = single.fit(x.float(), y.float())(x.float()).double()
+    close(found, wanted(x), atol=1e-4 * float(wanted(x).abs().max()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_report_can_be_made_in_inference_mode(inside):
+    x, y, test = normal(30, 4), normal(30, 4), (normal(9, 4), normal(9, 4))
+    with torch.inference_mode(inside):
+        t = fitted(x, y)
+    with torch.inference_mode():
+        t = t if inside else fitted(x, y)
+        assert translation_report(t, x, y, test=test).pairs == 30
+        t.fit(x, y).fit(x, y)

@@ -160,25 +160,29 @@ def test_a_map_to_one_point_finds_what_chance_finds():
     assert report.overlap_at_10 == pytest.approx(10 / 199, rel=0.05)
 
 
-def anisotropic(count, width=96, noise=0.6):
-    """Rows of length one of two models of the same things, a few directions of which weigh most."""
-    generator = torch.Generator().manual_seed(0)
+def anisotropic(count, width=96):
+    """Two models of the same things, rows of length one; those of the second point one way."""
+    generator = torch.Generator().manual_seed(5)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     scales = torch.arange(1, width + 1, dtype=torch.float64) ** -0.5
     meaning, weights = normal(count, width) * scales, 0.5 + normal(width).sigmoid()
-    sides = (meaning * w + noise * scales * normal(count, width) for w in (1, weights))
-    turns = (torch.linalg.qr(normal(width, width)).Q for _ in range(2))
-    return tuple(nn.functional.normalize(s @ t).float() for s, t in zip(sides, turns, strict=True))
+    turns = [torch.linalg.qr(normal(width, width)).Q for _ in range(2)]
+    first = meaning + 0.7 * scales * normal(count, width)
+    own = 0.5 * meaning @ normal(width, width) * scales / scales.norm()
+    second = meaning * weights + own + 0.7 * scales * normal(count, width)
+    common = nn.functional.normalize(normal(width), dim=0) * 4 * second.norm(dim=1).mean()
+    sides = first @ turns[0], second @ turns[1] + common
+    return tuple(nn.functional.normalize(side).float() for side in sides)
 
 
 @pytest.fixture(scope="module")
 def migration():
-    """An index of 4000 rows, its whole re-encoding, and 100 pairs for 96 features."""
-    x, y = anisotropic(4000)
-    return x, y, torch.randperm(4000, generator=torch.Generator().manual_seed(1))[:100]
+    """An index of 3000 rows, its whole re-encoding, and 100 pairs for 96 features."""
+    x, y = anisotropic(3000)
+    return x, y, torch.randperm(3000, generator=torch.Generator().manual_seed(1))[:100]
 
 
 def judged(migration, translator, **options):
@@ -190,7 +194,7 @@ def judged(migration, translator, **options):
     rest = torch.ones(len(x), dtype=torch.bool)
     rest[rows] = False
     truth = (ranks(y, moved)[rest] < 10).double().mean().item()
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(6))
     fit, test = rows[order[20:]], rows[order[:20]]
     translator.fit(x[fit], y[fit])
     return truth, report, recall_at_k(translator(x[test]), y[test], 10).item()
@@ -198,28 +202,28 @@ def judged(migration, translator, **options):
 
 @QUIET
 def test_a_worthless_map_does_not_pass_the_gate(migration):
-    """Least squares beside its peak passes among twenty rows, and is worthless in the index."""
+    """Among twenty rows all maps pass, in an order that is turned around in the index."""
     maps = {
-        "least squares": relreps.AffineTranslator(96, 96),
         "ridge": relreps.AffineTranslator(96, 96, ridge="gcv"),
-        "Procrustes": relreps.ProcrustesTranslator(96, 96),
+        "Procrustes": relreps.ProcrustesTranslator(96, 96, scale="none", complete=True),
+        "least squares": relreps.AffineTranslator(96, 96),
     }
     found = {name: judged(migration, made, index=migration[0]) for name, made in maps.items()}
-    for truth, report, _ in found.values():
-        low, high = report.moved.interval(10)
-        assert low < truth < high or abs(report.recall_at_10 - truth) < 0.1
-    truth, report, before = found["least squares"]
-    assert truth < 0.1
-    assert report.recall_at_10 < 0.15
-    assert before > 0.9
-    assert (report.moved.searched, report.pairs) == (4000, 90)
-    assert "90 to 100 pairs are within a fifth of 96 directions" in report.warnings[0]
-    assert "give it a ridge" in report.warnings[0]
-    for name in ("ridge", "Procrustes"):
-        assert not any("within a fifth" in text for text in found[name][1].warnings)
-    by_truth = sorted(found, key=lambda name: found[name][0])
-    assert by_truth == sorted(found, key=lambda name: found[name][1].recall_at_10)
-    assert by_truth[0] == "least squares"
+    truths, reports, before = ({name: f[i] for name, f in found.items()} for i in range(3))
+    assert before["Procrustes"] > before["least squares"] >= before["ridge"] > 0.9
+    assert truths["ridge"] > truths["Procrustes"] + 0.1 > truths["least squares"] + 0.2
+    for name, report in reports.items():
+        assert report.recall_at_10 == pytest.approx(truths[name], abs=0.1)
+        assert (report.moved.searched, report.pairs) == (3000, 90)
+        assert any("within a fifth" in text for text in report.warnings) is (
+            name == "least squares"
+        )
+    judgement = [reports[name].recall_at_10 for name in maps]
+    assert judgement == sorted(judgement, reverse=True)
+    assert judgement[2] < 0.1
+    warning = reports["least squares"].warnings[0]
+    assert "90 to 100 pairs are within a fifth of 96 directions" in warning
+    assert "give it a ridge" in warning
 
 
 @QUIET
@@ -413,7 +417,7 @@ def test_rows_that_lose_their_length_are_named(migration):
     x, y, rows = migration
     ridge = relreps.AffineTranslator(96, 96, ridge="gcv")
     report = translation_report(ridge, x[rows], y[rows])
-    assert report.length < 0.9
+    assert report.length < 0.98
     assert any("the target's rows have length 1, the moved ones 0." in t for t in report.warnings)
     report = translation_report(ridge, x[rows], 2 * y[rows])
     assert not any("length 1" in t for t in report.warnings)

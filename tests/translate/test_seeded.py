@@ -8,7 +8,7 @@ import torch
 
 from relreps import NumericalWarning, ProcrustesTranslator, RefinedProcrustesTranslator
 from relreps.correspondence import Pairs, mutual_nearest
-from tests._data import dictionary, normal, right, seeds_of
+from tests._data import dictionary, normal, orthogonal, right, seeds_of
 
 close = torch.testing.assert_close
 
@@ -166,3 +166,25 @@ def test_where_all_pairs_are_known_nothing_is_judged():
         t.double().fit(x, x, (torch.arange(20), torch.arange(20)))
     assert t.agreement == 0
     assert t.pairs.scores.isnan().all()
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_too_few_seeds_begin_with_what_is_discovered(seed):
+    """Three seeds in sixty dimensions leave a map that finds nothing; their transport does."""
+    torch.manual_seed(seed)
+    z = normal(300, 60) * torch.arange(1, 61).double() ** -0.5
+    x, truth = z @ orthogonal(60), torch.randperm(300)
+    y = (z @ orthogonal(60) + 0.1 * normal(300, 60))[truth]
+    partner = truth.argsort()
+    seeds = torch.arange(3), partner[:3]
+    t = RefinedProcrustesTranslator(60, 60).double().fit(x, y, seeds)
+    assert isinstance(t.pairs, Pairs)
+    assert right(t.pairs, partner).double().mean() > 0.95
+    assert t.num_pairs == len(t.pairs.scores) > 250
+    before = t.pairs.indices_x[:3], t.pairs.indices_y[:3]
+    close(before, seeds)
+    alone = t._refined((x, y), seeds, seeds, torch.float64)
+    assert (partner[alone[0]] == alone[1]).double().mean() < 0.5
+    state = torch.get_rng_state()
+    RefinedProcrustesTranslator(60, 60).double().fit(x, y, seeds)
+    close(torch.get_rng_state(), state)  # the draw is one of its own
