@@ -6,6 +6,7 @@ The documentation runs this when it is built, and shows each of these functions 
 """
 
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def spaces():
 
 
 def layers():
-    comparison = relreps.compare_layers(A, B, X.split(100), CKA)
-    plots.plot_layers(comparison, title="linear CKA of two networks")
+    comparison = relreps.compare_layers(A, B, X.split(100), partial(CKA, debiased=True))
+    plots.plot_layers(comparison, title="linear CKA of two networks, debiased")
 
 
 def retrieval():

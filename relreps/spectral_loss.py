@@ -74,7 +74,8 @@ class SpectralGapLoss(nn.Module):
     has which. The least value for n points is :math:`-n/(n-g)`: g cliques of s points each.
 
     The ``"knn"`` graph joins i and j if either is among the k nearest of the other; where several
-    tie for the last places, each is joined with the share of the places that falls to it. Its gradient is that of a soft graph (straight through): k times, a softmax of
+    tie for the last places, each is joined with the share of the places that falls to it. Its
+    gradient is that of a soft graph (straight through): k times, a softmax of
     :math:`-d_{ij}^2 / T` over j is added up and :math:`\log(1 - w_{ij})` added to its logits; both
     directions are summed. So there is a gradient, but it is not that of the value. The ``"heat"``
     graph has weights :math:`\exp(-d_{ij}^2 / T)`, no k, and the exact gradient for a number T. The

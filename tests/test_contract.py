@@ -375,6 +375,12 @@ class DislikesAutocast(Careful):
         return super().forward(x) + torch.is_autocast_enabled("cpu")
 
 
+class WritesInPlace(Careful):
+    def forward(self, x):
+        out = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
+        return out.add_(super().forward(x))
+
+
 class Anonymous(Careful):
     def __repr__(self):
         return ""
@@ -397,11 +403,12 @@ BROKEN = {
     "copies": (HoldsAFunction, "pickle"),
     "moves": (WearsOut, "not close"),
     "autocast": (DislikesAutocast, "not close"),
+    "transforms": (WritesInPlace, "output with shape"),
     "repr": (Anonymous, ""),
 }
 
 #: What a module that breaks the one promise cannot keep.
-ALSO = {"fresh_instance_loads": ("loads_onto_meta", "safetensors")}
+ALSO = {"leading_axes": ("transforms",), "fresh_instance_loads": ("loads_onto_meta", "safetensors")}
 
 
 @pytest.mark.parametrize("check", CONTRACT)

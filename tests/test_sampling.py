@@ -136,7 +136,7 @@ def in_two_processes(rank, path):
     for use in (len, iter):
         with pytest.raises(RuntimeError, match=f"as replica 0 of 1 and is now, .* {rank} of 2"):
             use(used)
-    with pytest.raises(ValueError, match="`num_replicas` .* got 2 and 1 batches"):
+    with pytest.raises(ValueError, match=r"`num_replicas` .* got 2 and 1 batches"):
         ClassBatchSampler(LABELS, 4)
     dist.barrier()  # neither leaves while the other still receives
     os._exit(0)  # what has passed is not undone by gloo's threads, which may abort at a normal exit

@@ -24,6 +24,25 @@ class ScoreTable:
         """Scores, names of the rows, names of the columns."""
         return cast("tuple[Tensor, list[str], list[str]]", self)
 
+    def best(self, *, lowest: bool = False) -> tuple[str, str, float]:
+        """The row and the column of the best score, and that score; the first of equals.
+
+        Args:
+            lowest: Whether less is better, as of a distance.
+
+        Raises:
+            ValueError: There is no score but NaN.
+        """
+        scores, rows, columns = self.table
+        some = scores == scores
+        if not bool(some.any()):
+            raise ValueError("The table has no best score: all of them are NaN, or there is none.")
+        places = some.flatten().nonzero().flatten()
+        values = scores.flatten()[places]
+        place = int(places[values.argmin() if lowest else values.argmax()])
+        i, j = divmod(place, len(columns))
+        return rows[i], columns[j], float(scores[i, j])
+
     def to_markdown(self, digits: int = 3) -> str:
         """A Markdown table with aligned columns; scores that are NaN read ``n/a``."""
         scores, rows, columns = self.table

@@ -144,8 +144,9 @@ def matched(
 ) -> tuple[Pairs, Tensor]:
     """Pairs of all rows, seeds first, and their agreement; warns where they are doubtful.
 
-    Copies of a row, the same number in ``copies``, are no rivals: any of them is as right. With a the share of the pairs beyond the seeds that are each other's nearest, and :math:`a_0`
-    what wrong starts reach, the agreement is :math:`(a - a_0) / (1 - a_0)`, from 0 to 1.
+    Copies of a row, the same number in ``copies``, are no rivals: any of them is as right. With a
+    the share of the pairs beyond the seeds that are each other's nearest, and :math:`a_0` what
+    wrong starts reach, the agreement is :math:`(a - a_0) / (1 - a_0)`, from 0 to 1.
     """
     same = copies[0][:, None] == copies[0]
     anchors, plan, error = _alternated(x, y, start, epsilon, seeds, same)

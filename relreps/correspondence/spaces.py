@@ -89,7 +89,8 @@ def _representatives(
 
 def copies(rows: Tensor) -> Tensor:
     """A number for each row ``(N,)``, the same for rows that are equal."""
-    return rows.unique(dim=0, return_inverse=True)[1]
+    number: Tensor = rows.unique(dim=0, return_inverse=True)[1]
+    return number
 
 
 def about_mean(name: str, x: Tensor) -> Tensor:

@@ -43,14 +43,16 @@ class _Measure(Metric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    def __init__(self, make: Callable[[], Any], fewest: int, **options: Any) -> None:
+    def __init__(self, make: partial[Any], fewest: int, **options: Any) -> None:
         super().__init__(**options)
         self._make, self._fewest = make, fewest
         self._in_forward = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The measure of one batch, which is added to those before."""
-        before = dict(self.__dict__)
+        states = {name: getattr(self, name) for name in self._defaults}
+        lists = {name: [*state] for name, state in states.items() if isinstance(state, list)}
+        before = {**self.__dict__, **lists}  # as a reset empties lists in place
         self._in_forward = True
         try:
             value = super().forward(*args, **kwargs)
@@ -74,7 +76,7 @@ class _Measure(Metric):
         few = self._in_forward and rows < self._fewest
         if few:
             warn(
-                f"The batch has {rows} rows, and {self._make()} needs {self._fewest}: its own "
+                f"The batch has {rows} rows, and {self._call()} needs {self._fewest}: its own "
                 "value is NaN. It is added to the others, and `compute` counts its rows."
             )
         return few
@@ -82,7 +84,10 @@ class _Measure(Metric):
     def _check_agreement(self, group: Any) -> None:
         """Refuse, in every process, to put different measures together."""
         if dist.is_available() and dist.is_initialized():
-            check_agreement("The metric", str(self._make()), group or self.process_group)
+            check_agreement("The metric", self._call(), group or self.process_group)
+
+    def _call(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self._make.args))})"
 
 
 class CKA(_Measure):
@@ -132,7 +137,7 @@ class _Rows(_Measure):
     x: list[Tensor]
     y: list[Tensor]
 
-    def __init__(self, make: Callable[[], Any], fewest: int, **options: Any) -> None:
+    def __init__(self, make: partial[Any], fewest: int, **options: Any) -> None:
         super().__init__(make, fewest, **options)
         self.add_state("x", [], dist_reduce_fx="cat")
         self.add_state("y", [], dist_reduce_fx="cat")

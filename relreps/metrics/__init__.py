@@ -12,6 +12,7 @@ from relreps.metrics.dissimilarity import distance_correlation, rsa
 from relreps.metrics.divergence import rtd_lite
 from relreps.metrics.layers import LayerComparison, compare_layers
 from relreps.metrics.neighbors import MutualKNN, cknna, mutual_knn, neighborhood_jaccard
+from relreps.metrics.permutation import PermutationTest, permutation_test
 from relreps.metrics.proxy import latent_similarity
 from relreps.metrics.regression import regression_r2
 from relreps.metrics.retrieval import (
@@ -32,6 +33,7 @@ __all__ = [
     "Measure",
     "MinibatchCKA",
     "MutualKNN",
+    "PermutationTest",
     "RetrievalResult",
     "RetrievalScores",
     "cknna",
@@ -47,6 +49,7 @@ __all__ = [
     "minibatch_cka",
     "mutual_knn",
     "neighborhood_jaccard",
+    "permutation_test",
     "procrustes_distance",
     "pwcca",
     "recall_at_k",

@@ -17,7 +17,10 @@ from relreps.metrics.kernels import Kernel, KernelLike, resolve_kernel
 from relreps.metrics.paired import Pair, paired_rows
 
 #: Why a side may have no HSIC with itself in any batch.
-NO_BATCH = "in every batch all similarities are equal, or no median distance is above zero"
+NO_BATCH = (
+    "in every batch all similarities are equal, or no median distance is above zero, or one row "
+    "outweighs all others"
+)
 
 _LINEAR = resolve_kernel("linear")
 
@@ -47,6 +50,10 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
         - x: :math:`(N, D)`; y: :math:`(N, E)`. Output: scalar in [0, 1]; debiased, in [-1, 1]. NaN
           with a `NumericalWarning` if all rows of a side are the same; debiased, also if all
           products of different rows are equal, as they are for the corners of a simplex.
+
+    Warns:
+        NumericalWarning: The biased form would be far above 0 for independent spaces of these sizes
+            and variances.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])

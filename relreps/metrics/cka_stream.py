@@ -50,8 +50,17 @@ from relreps._core.linalg import as_float64, at_least_float32
 from relreps._core.rounding import is_constant, rounding_of, unit_of
 from relreps._core.state import Stateful, write_all
 from relreps.metrics.cka import NO_BATCH
-from relreps.metrics.hsic import FEWEST, InnerProducts, batch_hsic, debias, feature_noise, in_unit
-from relreps.metrics.kernels import KernelLike, resolve_kernel
+from relreps.metrics.hsic import (
+    FEWEST,
+    OUTWEIGHS,
+    InnerProducts,
+    batch_hsic,
+    debias,
+    feature_noise,
+    in_unit,
+    warn_of_bias,
+)
+from relreps.metrics.kernels import ALL_EQUAL, KernelLike, resolve_kernel
 from relreps.metrics.paired import paired_rows, undefined
 from relreps.moments import FeatureMoments, Moments, RowMoments, elementwise, outer, row_moments
 from relreps.moments.rows import finite_moments
@@ -87,7 +96,10 @@ class Frame(NamedTuple):
         z = (as_float64(x) - self.origin) / self.unit
         longer = torch.cat((z, z.square().sum(-1, keepdim=True)), 1)
         narrow = longer.to(wide.dtype)
-        return narrow if bool(narrow.isfinite().all()) else longer
+        # Products with a row that outweighs all others keep what is left of them in float64 only.
+        lengths = longer[:, -1]
+        keeps = narrow.isfinite().all() & (lengths.amax() <= OUTWEIGHS * lengths.median())
+        return narrow if bool(keeps) else longer
 
     def into(self, other: Frame) -> tuple[Tensor, Tensor]:
         """What rows in this frame are multiplied with to be in another one, and then moved by."""
@@ -147,7 +159,11 @@ def cka_of_moments(moments: RowMoments, frames: Sequence[Frame], squared_eps: Te
         h_xy = debias(h_xy, q @ xy @ p + 1 / n, 1, n)
         h_xx = debias(h_xx, q @ xx @ q + 1 / n, 1, n)
         h_yy = debias(h_yy, p @ yy @ p + 1 / n, 1, n)
-    return InnerProducts(h_xy, h_xx, h_yy, *noise).cosine("its similarities are all equal")
+    found = InnerProducts(h_xy, h_xx, h_yy, *noise)
+    if not debiased:
+        one = h_xx.new_ones(())  # the trace, in these units
+        warn_of_bias(n, one, one, found)
+    return found.cosine(ALL_EQUAL)
 
 
 class CKA(Stateful):

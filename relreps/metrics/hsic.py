@@ -21,6 +21,7 @@ from torch import Tensor
 from relreps._core import blocks
 from relreps._core.linalg import as_float64, full_precision
 from relreps._core.rounding import unit_of
+from relreps._core.warnings import warn
 from relreps.metrics.kernels import Kernel
 from relreps.metrics.paired import Pair, undefined, varies
 from relreps.moments import outer, row_moments
@@ -93,6 +94,13 @@ def feature_noise(eps: float) -> float:
     return _ROUNDINGS * eps
 
 
+#: How many times the median a squared length may be for float32 products to be debiased.
+OUTWEIGHS = 256
+
+#: What biased CKA may be by chance without a word: four rows for each direction.
+MOST_CHANCE = 0.25
+
+
 def hsic(pair: Pair, kernel: Kernel, debiased: bool) -> InnerProducts:
     """HSIC of two spaces with a kernel: by their features, or by their Gram matrices."""
     n, d, e = len(pair.x), pair.x.shape[1], pair.y.shape[1]
@@ -102,7 +110,11 @@ def hsic(pair: Pair, kernel: Kernel, debiased: bool) -> InnerProducts:
         k, l = as_float64(kernel.gram(pair.x)), as_float64(kernel.gram(pair.y))  # noqa: E741
         if debiased:
             k, l = k - k.diagonal().diag(), l - l.diagonal().diag()  # noqa: E741
-        return from_sums(products(k, l), k.sum(-1), l.sum(-1), pair.eps, debiased)
+        found = from_sums(products(k, l), k.sum(-1), l.sum(-1), pair.eps, debiased)
+        if not debiased and pair.speaks:
+            traces = (gram.trace() - gram.sum() / n for gram in (k.detach(), l.detach()))
+            warn_of_bias(n, *traces, found)
+        return found
 
 
 def from_sums(
@@ -132,6 +144,9 @@ def products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _of_features(pair: Pair, debiased: bool) -> InnerProducts:
     """HSIC of linear kernels by products of features, which are fewer than those of rows."""
     moments = row_moments(pair.x, pair.y, pairs=_PAIRS, product=outer)
+    if debiased and pair.speaks and any(map(_outweighed, pair[:2], moments.means)):
+        pair = pair._replace(x=as_float64(pair.x), y=as_float64(pair.y))
+        moments = row_moments(pair.x, pair.y, pairs=_PAIRS, product=outer)
     xy, xx, yy = (scatter.square().sum() for scatter in moments.scatters)
     noise = xx.detach() * feature_noise(pair.eps[0]), yy.detach() * feature_noise(pair.eps[1])
     if debiased:
@@ -140,7 +155,29 @@ def _of_features(pair: Pair, debiased: bool) -> InnerProducts:
         xy = debias(xy, rs, r.sum() * s.sum(), len(r))
         xx = debias(xx, rr, r.sum().square(), len(r))
         yy = debias(yy, ss, s.sum().square(), len(r))
-    return InnerProducts(xy, xx, yy, *noise)
+    found = InnerProducts(xy, xx, yy, *noise)
+    if not debiased and pair.speaks:
+        warn_of_bias(len(pair.x), moments.scatters[1].trace(), moments.scatters[2].trace(), found)
+    return found
+
+
+def warn_of_bias(n: int, trace_x: Tensor, trace_y: Tensor, found: InnerProducts) -> None:
+    """Warn if spaces that have nothing in common would be alike by the biased estimate.
+
+    Args:
+        n: Number of rows.
+        trace_x: Trace of the centred Gram matrix of ``x``, in the unit of ``found``.
+        trace_y: That of ``y``.
+        found: The inner products.
+    """
+    # Over all pairings of the rows, <K, L> of centred matrices is tr K tr L / (n - 1) on average.
+    chance = (trace_x / found.xx.sqrt()) * (trace_y / found.yy.sqrt()) / (n - 1)
+    if bool(chance > MOST_CHANCE):
+        warn(
+            f"Biased CKA of so few rows, {n}, is above {MOST_CHANCE} for spaces of this kind that "
+            "have nothing in common: rows should be at least four times the directions that "
+            "matter. Take the debiased one, `debiased=True`, or give more rows."
+        )
 
 
 def debias(total: Tensor, lengths: Tensor, traces: Tensor | float, n: int) -> Tensor:
@@ -160,6 +197,12 @@ def debias(total: Tensor, lengths: Tensor, traces: Tensor | float, n: int) -> Te
     # where the terms in sum r s add up to n/(n-2). The estimate does not see that rows were
     # centered: it is 0 for matrices a_i + b_j.
     return total - lengths * (n / (n - 2)) + traces / ((n - 1) * (n - 2))
+
+
+def _outweighed(x: Tensor, mean: Tensor) -> bool:
+    """Whether one row is so long that, of products in float32, little is left of the others."""
+    lengths = _squared_lengths(x.detach(), mean.detach())
+    return bool(lengths.amax() > OUTWEIGHS * lengths.median())
 
 
 def _squared_lengths(x: Tensor, mean: Tensor) -> Tensor:

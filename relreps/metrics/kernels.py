@@ -17,7 +17,7 @@ KernelLike = str | Callable[[Tensor, Tensor], Tensor]
 
 #: Why a side may have no HSIC with itself, by kernel; with a plain function nothing is known.
 _NO_KERNEL = "at least half of the distances are zero, or all similarities are equal"
-_ALL_EQUAL = "its similarities are all equal"
+ALL_EQUAL = "its similarities are all equal, or one row outweighs all others"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Kernel:
     gram: Callable[[Tensor], Tensor]
     degree: int | None
     linear: bool = False
-    why: str = _ALL_EQUAL
+    why: str = ALL_EQUAL
 
 
 def resolve_kernel(kernel: KernelLike, bandwidth: float = 1.0) -> Kernel:

@@ -13,8 +13,13 @@ from relreps._core import checks
 from relreps._core.modules import evaluating
 from relreps._core.tables import ScoreTable
 from relreps._core.warnings import warn
+from relreps.metrics.cka_stream import CKA
 from relreps.metrics.grids import make_grid
 from relreps.metrics.taps import Pool, Taps, listed
+
+#: Products of features that `CKA` may keep of all layers together. What is added to them in each
+#: batch takes as much again.
+_MOST_BYTES = 1 << 32
 
 
 class _Fields(NamedTuple):
@@ -71,11 +76,14 @@ def compare_layers(
             a warning that names them.
         layers_b: Names of those of ``model_b``; by default ``layers``, if they are given.
         pool: From an output ``(N, ...)`` to rows ``(N, D)``; by default other axes are flattened.
-            ``lambda z: z.flatten(2).mean(2) if z.dim() > 2 else z`` averages over positions.
+            ``"mean"`` averages over positions: of outputs of three axes over the second one, as of
+            sequences ``(N, T, D)``, and of more over all but two, as of maps ``(N, C, H, W)``. For
+            sequences ``(N, C, T)`` give ``lambda z: z.mean(2) if z.dim() == 3 else z``.
 
     Raises:
         ValueError: No batch, a layer that does not exist (the nearest names are offered), outputs
-            that are not finite or not paired.
+            that are not finite or not paired, or whose width changes from batch to batch; layers so
+            wide that what `CKA` keeps of them does not fit memory.
         TypeError: A named layer whose output is not a floating-point tensor; a model that is no
             module; a measure that cannot be called.
         RuntimeError: A named layer that does not run, or runs more than once for a batch.
@@ -103,12 +111,34 @@ def compare_layers(
             outputs = first(inputs_a), second(inputs_b)
             if empty:
                 _warn_of_left_out({**first.left_out, **second.left_out})
-            grid.update(*_paired(first, outputs[0], second, outputs[1]))
+            rows = _paired(first, outputs[0], second, outputs[1])
+            if empty:
+                _check_memory(measure, first, second, *rows)
+            grid.update(*rows)
             empty = False
     if empty:
         raise ValueError("`loader` must give at least one batch, got none. Is it used up?")
     names = first.full_names, second.full_names
     return LayerComparison(grid.compute(names).cpu(), first.names, second.names)
+
+
+def _check_memory(
+    measure: Callable[..., Any], first: Taps, second: Taps, a: list[Tensor], b: list[Tensor]
+) -> None:
+    """Refuse, before it is asked for, more memory than products of features may take."""
+    if getattr(measure, "func", measure) is not CKA:
+        return
+    widths_a, widths_b = ([rows.shape[1] for rows in side] for side in (a, b))
+    entries = sum(w * w for w in (*widths_a, *widths_b)) + sum(widths_a) * sum(widths_b)
+    size = 8 * entries  # float64
+    if size > _MOST_BYTES:
+        names, widths = (*first.full_names, *second.full_names), (*widths_a, *widths_b)
+        widest = names[widths.index(max(widths))]
+        raise ValueError(
+            f"`measure` CKA would keep {size / 2**30:.1f} GiB of products of features; the widest "
+            f"layer, `{widest}`, has {max(widths)} features. Average over positions by "
+            '`pool="mean"`, name fewer `layers`, or take `MinibatchCKA`, which keeps no products.'
+        )
 
 
 def _split(batch: Any) -> tuple[Any, Any]:

@@ -219,15 +219,18 @@ class _Neighbors(NamedTuple):
     def drawn(self, rows: Tensor, k: int) -> list[Drawn]:
         """The random neighbours of some rows in either space."""
         return [
-            drawn(search.others(space.rows[rows], rows), k)
+            drawn(search.exact.others(space.exact_rows(rows), rows), k)
             for space, search in zip(self.spaces, self.searches, strict=True)
         ]
 
     def all_cosines(self, rows: Tensor) -> list[Tensor]:
         """Of some rows with all of either space."""
         return [
-            search.cosines(search(space.rows[rows]), space.rows[rows]).double()
-            for space, search in zip(self.spaces, self.searches, strict=True)
+            search.exact.cosines(search.exact(wide), wide)
+            for wide, search in (
+                (space.exact_rows(rows), search)
+                for space, search in zip(self.spaces, self.searches, strict=True)
+            )
         ]
 
 

@@ -237,7 +237,7 @@ def _one_direction(
     for rows in chunks(len(keys.rows), chunk_size):
         scores = search(queries.rows[rows])
         found = nearest(scores, k)
-        places.append(_place(scores, rows.start))
+        places.append(_place(scores, search, queries, rows.start))
         indices.append(_jaccard(search, queries, keys, rows, found))
     place = _Places.joined(places)
     values = place.reciprocal(), torch.cat(indices), place.recall(k)
@@ -294,16 +294,18 @@ class _Places(NamedTuple):
 def _places(queries: Space, keys: Space, chunk_size: int) -> _Places:
     search = Search(keys, chunk_size)
     slices = chunks(len(keys.rows), chunk_size)
-    return _Places.joined([_place(search(queries.rows[rows]), rows.start) for rows in slices])
+    return _Places.joined(
+        [_place(search(queries.rows[rows]), search, queries, rows.start) for rows in slices]
+    )
 
 
-def _place(scores: Tensor, start: int) -> _Places:
+def _place(scores: Tensor, search: Search, queries: Space, start: int) -> _Places:
     """Where key ``start + i`` stands in row i of the scores of a `Search`. Overwrites them."""
     n = scores.shape[1]
     right = scores.diagonal(start)[:, None].clone()
     ones = scores.new_ones(n)
     step = blocks.rows_in_passes(n, scores.device)
-    parts = []
+    parts, ties = [], []
     for some, own in zip(scores.split(step), right.split(step), strict=True):
         ahead = some.sub_(own).clamp_(-1, 1)  # +1 or -1, and in between for what ties
         # A product with ones adds up several times faster than a sum, and is exact for integers
@@ -313,13 +315,16 @@ def _place(scores: Tensor, start: int) -> _Places:
         nearer, tied = (surplus + (n - 1)) / 2, torch.ones_like(surplus)
         # Where only the right answer itself lies in between, n - 1 squares of 1 are left.
         between = n - torch.linalg.vector_norm(ahead, dim=1).double().square()
-        ties = ((between > 1.25) | (surplus != surplus.round())).nonzero().flatten()
-        if len(ties):
-            ahead = ahead[ties]
-            nearer[ties] = (ahead >= 1).sum(1, dtype=torch.float64)
-            tied[ties] = (ahead.abs() < 1).sum(1, dtype=torch.float64)
+        ties.append((between > 1.25) | (surplus != surplus.round()))
         parts.append(_Places(nearer, tied))
-    return _Places.joined(parts)
+    places = _Places.joined(parts)
+    for part in some_at_once(torch.cat(ties).nonzero().flatten(), n):
+        own = start + part
+        exact = search.exact(queries.exact_rows(own))
+        ahead = exact - exact.gather(1, own[:, None])
+        places.nearer[part] = (ahead > 1).sum(1, dtype=torch.float64)
+        places.tied[part] = (ahead.abs() <= 1).sum(1, dtype=torch.float64)
+    return places
 
 
 def _jaccard(search: Search, queries: Space, keys: Space, rows: slice, found: Nearest) -> Tensor:
@@ -330,6 +335,7 @@ def _jaccard(search: Search, queries: Space, keys: Space, rows: slice, found: Ne
     index = common / (2 * k - common)
     open_rows = (found.tied | right.tied).nonzero().flatten()
     for part in some_at_once(open_rows, len(keys.rows)):
-        lists = (drawn(search(side.rows[rows][part]), k) for side in (queries, keys))
+        own = rows.start + part
+        lists = (drawn(search.exact(side.exact_rows(own)), k) for side in (queries, keys))
         index[part] = expected_jaccard(*lists)
     return index

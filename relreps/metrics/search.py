@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from relreps._core import checks
+from relreps._core import blocks, checks
 from relreps._core.linalg import as_float64, full_precision, unit_rows
 from relreps._core.rounding import is_constant, rounding_of, unit_of
 from relreps._core.warnings import warn
@@ -31,6 +31,7 @@ class Space(NamedTuple):
             query and digits that a large common part would cost.
         mean: What the keys are short of, ``(D,)``.
         collapsed: Whether all rows point the same way, up to rounding.
+        given: The rows as they came.
     """
 
     name: str
@@ -38,6 +39,11 @@ class Space(NamedTuple):
     keys: Tensor
     mean: Tensor | None
     collapsed: bool
+    given: Tensor
+
+    def exact_rows(self, rows: Tensor) -> Tensor:
+        """Some of the rows, of length one, in float64."""
+        return unit_rows(as_float64(self.given[rows]))
 
     def has_collapsed(self) -> bool:
         """Whether it has, so that none of its rows is nearer than another; warns if so."""
@@ -70,14 +76,14 @@ def _space(name: str, x: Tensor, dtype: torch.dtype) -> Space:
     mean = rows.mean(0)
     if float(mean.square().sum()) < _LARGE_MEAN:
         # Rows that point one way have a mean of length one, unless they are all zero.
-        return Space(name, rows, rows, None, not bool(rows.any()))
+        return Space(name, rows, rows, None, not bool(rows.any()), x)
     # The rounding of unit rows is that of their common part: it must not come in at all.
     wide = unit_rows(as_float64(x))
     mean = wide.mean(0)
     keys = wide - mean
     keys = keys - keys.mean(0)
     collapsed = is_constant(keys.square().sum(), wide.square().sum(), rounding_of(x.dtype))
-    return Space(name, rows, keys.to(rows), mean.to(rows), bool(collapsed))
+    return Space(name, rows, keys.to(rows), mean.to(rows), bool(collapsed), x)
 
 
 def chunks(n: int, chunk_size: int) -> Iterator[slice]:
@@ -104,6 +110,8 @@ class Search:
 
     def __init__(self, space: Space, chunk_size: int) -> None:
         keys, self._mean = space.keys, space.mean
+        self._space = space
+        self._exact: Search | None = self if keys.dtype == torch.float64 else None
         # Both factors are rounded by half of eps, relative to the length of the key, and so is what
         # is added up: of two products that are equal, each may be off by one eps.
         longest = keys.square().sum(-1).amax().sqrt()
@@ -123,6 +131,15 @@ class Search:
         if self._index is None:
             return out
         return torch.index_select(out, 1, self._index, out=self._spread[: len(rows)])
+
+    @property
+    def exact(self) -> Search:
+        """The same in float64, for rows whose keys tie here: what is left then are real ties."""
+        if self._exact is None:
+            given = self._space.given
+            step = blocks.rows_of_table(len(given), torch.float64, given.device)
+            self._exact = Search(_space(self._space.name, given, torch.float64), step)
+        return self._exact
 
     def others(self, rows: Tensor, own: Tensor) -> Tensor:
         """Scores of rows whose own keys, at these columns, count as none: minus infinity."""

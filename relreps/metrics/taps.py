@@ -13,8 +13,18 @@ from torch import Tensor, nn
 from relreps._core import checks
 from relreps._core.linalg import at_least_float32
 
-#: From an output ``(N, ...)`` to rows ``(N, D)``.
-Pool = Callable[[Tensor], Tensor]
+#: From an output ``(N, ...)`` to rows ``(N, D)``, or a name.
+Pool = str | Callable[[Tensor], Tensor]
+
+
+def mean_over_positions(output: Tensor) -> Tensor:
+    """Mean over all positions: of maps ``(N, C, ...)``, and of sequences ``(N, T, D)``.
+
+    Three axes are those of a sequence, whose features come last; four or more those of a map.
+    """
+    if output.dim() == 3:
+        return output.mean(1)
+    return output.flatten(2).mean(2) if output.dim() > 3 else output
 
 
 class Taps:
@@ -25,7 +35,11 @@ class Taps:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`{name}` must be a torch.nn.Module, got {type(model).__name__}.")
-        self.model_name, self._model, self._pool = name, model, pool
+        if pool is not None and not callable(pool):
+            checks.check_choice("pool", pool, ("mean",))
+        self.model_name, self._model = name, model
+        self._pool = mean_over_positions if isinstance(pool, str) else pool
+        self._widths: dict[str, int] = {}
         #: Layers that were not asked for and cannot be compared, and why.
         self.left_out: dict[str, str] = {}
         self._by_default = layers is None
@@ -116,6 +130,13 @@ class Taps:
             if self._pool is not None:
                 rows = self._pool(rows)
             checks.check_rows(what, rows)
+            width = self._widths.setdefault(layer, rows.shape[1])
+            if rows.shape[1] != width:
+                raise ValueError(
+                    f"`{what}` must give rows of one width, got {width} features first and "
+                    f"{rows.shape[1]} now, of an output of shape {tuple(output.shape)}. Average "
+                    'over what varies in length, by `pool="mean"`, or leave the layer out.'
+                )
             checks.check_finite(what, rows)
             # A copy, because the next layer may work in place.
             seen[layer] = at_least_float32(rows.detach()).clone()

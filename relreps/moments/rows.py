@@ -26,6 +26,10 @@ from relreps.moments.value import Pairs, Product, RowMoments, elementwise
 #: chunks and stops the allocator from using them again, so these few cost some chunks of memory.
 _GROUP = 4
 
+#: Mean square of a feature from which on squares that underflow are rounding of the sum, where
+#: these are float32, and float64.
+_LEAST = [torch.finfo(t).tiny / torch.finfo(t).eps for t in (torch.float32, torch.float64)]
+
 
 def row_moments(
     *sides: Tensor,
@@ -120,9 +124,13 @@ def check_chunk_weights(weights: Tensor, rows: int) -> None:
 def _all_kept(moments: RowMoments, sides: tuple[Tensor, ...]) -> bool:
     """Whether all sums are finite, and none is of squares that underflowed."""
     parts = (*moments.means, *moments.scatters)
-    own = [i for i in range(len(sides)) if (i, i) in moments.pairs]
-    squares = [moments.diagonal(i) / moments.total for i in own]
-    levels = [_underflow(sides[i].dtype) for i in own]
+    squares, levels, own = [], [], []
+    for i, side in enumerate(sides):
+        if (i, i) in moments.pairs:
+            scatter = moments.scatters[moments.pairs.index((i, i))]
+            squares.append((scatter if scatter.dim() == 1 else scatter.diagonal()) / moments.total)
+            levels.append(_LEAST[side.dtype == torch.float64])
+            own.append(i)
     # In the ordinary case this one look is all: a sum is finite if what is summed up is.
     seen = torch.stack([*(p.sum() for p in parts), *(s.amin() for s in squares)]).tolist()
     low = zip(seen[len(parts) :], levels, strict=True)
@@ -138,12 +146,6 @@ def _all_kept(moments: RowMoments, sides: tuple[Tensor, ...]) -> bool:
         if bool(sides[i][:, doubtful.to(sides[i].device)].any()):
             return False
     return True
-
-
-def _underflow(dtype: torch.dtype) -> float:
-    """Mean square of a feature from which on squares that underflow are rounding of the sum."""
-    info = torch.finfo(torch.promote_types(dtype, torch.float32))
-    return info.tiny / info.eps
 
 
 def _check_all_finite(sides: tuple[Tensor, ...]) -> None:

@@ -1,9 +1,9 @@
 """Normalisers: maps fitted on anchors that take a class of transformations out of a space.
 
 Statistics come from the rows given to ``fit`` and from nothing else: the output for one row depends
-neither on its batch nor on the train or eval mode. No epsilon is added anywhere: a space multiplied
-by 1e-6 is normalised as well as the original (in float32 down to about 1e-18, where the squares of
-deviations underflow).
+neither on its batch nor on the train or eval mode. No epsilon is added anywhere, and squares are
+taken in units of each feature: a space multiplied by 1e-30 or 1e30 (in float64 by 1e-300 or 1e200)
+is normalised as well as the original.
 
 Each function is the map for given statistics; the class below it in the same file remembers them.
 """

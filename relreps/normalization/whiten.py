@@ -204,7 +204,7 @@ class Whiten(AffineNormalizer):
         """How much of the variance of each feature ``(D,)`` counts as none."""
         variances = covariance.detach().diagonal()
         if self.rcond is not None:
-            largest = torch.linalg.matrix_norm(covariance.detach(), 2)
+            largest: Tensor = torch.linalg.matrix_norm(covariance.detach(), 2)
             return (self.rcond**2 * largest).expand_as(variances)
         if self.shrinkage:
             return None  # which gives every direction more than rounding does
@@ -213,4 +213,5 @@ class Whiten(AffineNormalizer):
         share = moment_tolerance(len(variances), moments.eps)
         size = 1 + (len(variances) / moments.total).sqrt()
         about = (moments.eps * size * moments.means[0].detach() / unit).square()
-        return share * variances + about
+        noise: Tensor = share * variances + about
+        return noise

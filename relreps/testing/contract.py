@@ -11,6 +11,7 @@ import copy
 import functools
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -142,11 +143,25 @@ def check_moves(make: Make, x: Tensor) -> None:
 
 
 def check_autocast(make: Make, x: Tensor) -> None:
-    """Under bfloat16 autocast it runs and stays near the full precision."""
+    """Under bfloat16 autocast it stays near the full precision, and in float64 as it is."""
     module = make()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = module(x.float())
     _close(out.float(), module(x.float()), tolerance=0.1)
+    wide = make().double()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = wide(x)
+    _close(out, wide(x))
+
+
+def check_transforms(make: Make, x: Tensor) -> None:
+    """``torch.vmap`` takes it row by row, and ``torch.func.jacrev`` gives its derivatives."""
+    module = make().double()
+    wanted = torch.autograd.functional.jacobian(module, x[0])
+    with warnings.catch_warnings():  # torch takes some operations one after the other, and says so
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        _close(torch.vmap(module)(x), module(x))
+        _close(torch.func.jacrev(module)(x[0]), wanted)
 
 
 def check_repr(make: Make, x: Tensor) -> None:

@@ -179,7 +179,7 @@ class _Euclidean(torch.autograd.Function):
             largest = part.abs().amax(-1, keepdim=True)  # far faster than the norm
             part = part / safe_divisor(largest)
             size = torch.linalg.vector_norm(part, dim=-1)
-            length = size * largest[..., 0]
+            length: Tensor = size * largest[..., 0]
         else:
             length = size = part.sum(-1)
         ctx.save_for_backward(points, ends, part, size)

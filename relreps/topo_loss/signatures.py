@@ -64,7 +64,8 @@ class SignatureLoss(nn.Module):
     selected without gradient; their lengths, and what normalises them, carry it to both clouds. A
     cloud of fewer than two points counts zero. With ``"max"`` the loss is invariant to isometries
     and scale of either space. Where distances of a cloud tie it has several trees, and which one is
-    taken depends on the order of the samples; so does the loss then, unlike that of `rtd_lite`. O(n² (D1 + D2)) time, O(n²) memory.
+    taken depends on the order of the samples; so does the loss then, unlike that of `rtd_lite`.
+    O(n² (D1 + D2)) time, O(n²) memory.
 
     Args:
         metric: Metric of both spaces, see `death_times`; ``"precomputed"`` takes distances.

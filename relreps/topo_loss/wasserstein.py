@@ -106,10 +106,10 @@ def _matching(a: Tensor, b: Tensor, q: float) -> Tensor:
     # which on the sum is as low.
     j = torch.full_like(matched, n)[..., None]
     partner = []
-    for i in range(m, 0, -1):
-        here = least[i].gather(-1, j)
-        lower = here < least[i - 1].gather(-1, j)
-        at = (least[i] > here).sum(-1, keepdim=True)
+    for row, before in zip(least[:0:-1], least[-2::-1], strict=True):
+        here = row.gather(-1, j)
+        lower = here < before.gather(-1, j)
+        at = (row > here).sum(-1, keepdim=True)
         partner.append(torch.where(lower, at, 0))
         j = torch.where(lower, at - 1, j)
     return torch.cat(partner[::-1], -1) if m else a[..., 0].long()

@@ -1,6 +1,7 @@
 """CKA against slow formulas on Gram matrices, and its streams against one call on all rows."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from relreps import NumericalWarning
 from relreps.metrics import CKA, MinibatchCKA, kernel_cka, linear_cka, minibatch_cka
 from tests._data import Largest, fed, orthogonal
 from tests._data import related as spaces
+
+#: The biased form is meant here, of whatever few rows.
+pytestmark = pytest.mark.filterwarnings("ignore:Biased CKA of so few rows")
 
 close = torch.testing.assert_close
 
@@ -507,3 +511,53 @@ def test_a_refused_batch_leaves_the_stream_as_it_was():
 def test_str():
     assert str(CKA(3, 4, True)).startswith("CKA(\n  in_features=3, out_features=4, debiased=True")
     assert "kernel='rbf'" in str(MinibatchCKA("rbf"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("rows", "features"), [(64, 512), (64, 32), (10, 5)])
+def test_biased_cka_of_few_rows_is_doubted(stream, rows, features):
+    x, y = torch.randn(2, rows, features)
+
+    def cka(debiased=False):
+        if stream:
+            return CKA(features, features, debiased).update(x, y).compute()
+        return linear_cka(x, y, debiased)
+
+    with pytest.warns(NumericalWarning, match=f"so few rows, {rows}, .*`debiased=True`"):
+        cka()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cka(debiased=True)
+
+
+def test_the_doubt_counts_directions_that_matter():
+    """400 features, of which two vary."""
+    x = torch.randn(64, 2) @ torch.randn(2, 400) + 1e-3 * torch.randn(64, 400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        linear_cka(x, torch.randn(64, 5))
+        kernel_cka(x, torch.randn(64, 5), "linear")
+
+
+def test_what_biased_cka_is_by_chance_is_its_mean_over_pairings():
+    x, y = torch.randn(40, 30), torch.randn(40, 4)
+    means = [linear_cka(x, y[torch.randperm(40)]) for _ in range(300)]
+    k, l = (s - s.mean(0) for s in (x, y))  # noqa: E741
+    k, l = k @ k.T, l @ l.T  # noqa: E741
+    chance = k.trace() * l.trace() / k.norm() / l.norm() / 39
+    close(torch.stack(means).mean(), chance, atol=5e-3, rtol=0)
+
+
+@each_estimator
+@pytest.mark.parametrize("where", [3, 1103])
+def test_one_extreme_row_leaves_the_value_of_float64(debiased, where):
+    x = torch.randn(1200, 5)
+    y = x @ torch.randn(5, 4) + torch.randn(1200, 4)
+    x[where] *= 1e4
+    y[where] *= 1e4
+    wanted = linear_cka(x.double(), y.double(), debiased).float()
+    close(linear_cka(x, y, debiased), wanted, rtol=1e-3, atol=1e-6)
+    stream = CKA(5, 4, debiased)
+    for part in zip(x.split(50), y.split(50), strict=True):
+        stream.update(*part)
+    close(stream.compute().float(), wanted, rtol=1e-3, atol=1e-6)

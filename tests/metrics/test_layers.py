@@ -21,6 +21,10 @@ from relreps.metrics import (
     procrustes_distance,
     retrieval_scores,
 )
+from relreps.metrics.taps import mean_over_positions
+
+#: The biased form is meant here, of whatever few rows.
+pytestmark = pytest.mark.filterwarnings("ignore:Biased CKA of so few rows")
 
 B, D = 12, 6
 close = torch.testing.assert_close
@@ -286,7 +290,7 @@ def test_what_cannot_be_compared_is_left_out_by_default_and_named_once():
     with pytest.warns(UserWarning, match="left out") as caught:
         result = compare_layers(model, model, [{"x": batch} for batch in batches], CKA)
     assert result.layers_a == result.layers_b == ["words", "head"]
-    (warning,) = caught
+    (warning,) = (w for w in caught if w.category is UserWarning)
     assert warning.filename == __file__
     for why in (
         "`model_a.ids` gives torch.int64;",
@@ -405,3 +409,43 @@ def test_bad_input(model, loader, options, error, message):
 def test_a_missing_layer_of_the_second_network_is_named():
     with pytest.raises(ValueError, match=r"`model_b`, got 'act1', which is none.*nearest .*act0"):
         compare_layers(net(D, 5, 4), net(D, 7), data(), CKA, ["act1"])
+
+
+def test_products_that_do_not_fit_are_refused_before_they_are_asked_for():
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU())
+    with pytest.raises(ValueError, match=r'`model_a.0`, has 65536 features.*pool="mean"'):
+        compare_layers(net, net, torch.randn(1, 4, 3, 32, 32), CKA)
+    pooled = compare_layers(net, net, torch.randn(2, 8, 3, 32, 32), CKA, pool="mean")
+    assert pooled.scores.diagonal().tolist() == pytest.approx([1, 1])
+
+
+def test_the_mean_over_positions_by_name():
+    maps, sequence = torch.randn(B, 2, 5, 7), torch.randn(B, 9, 4)
+    close(mean_over_positions(maps), maps.mean((2, 3)))
+    close(mean_over_positions(sequence), sequence.mean(1))
+    close(mean_over_positions(sequence[:, 0]), sequence[:, 0])
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+    batches = [torch.randn(B, length, 4) for length in (5, 9, 7)]
+    named = compare_layers(net, net, batches, mutual_knn, pool="mean").scores
+    close(named, compare_layers(net, net, batches, mutual_knn, pool=lambda z: z.mean(1)).scores)
+    with pytest.raises(ValueError, match="`pool` must be one of 'mean', got 'max'"):
+        compare_layers(net, net, batches, mutual_knn, pool="max")
+
+
+@pytest.mark.parametrize("measure", [mutual_knn, CKA, MinibatchCKA])
+def test_batches_of_another_length_are_refused_where_they_come(measure):
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh())
+    batches = [torch.randn(B, length, 4) for length in (5, 9)]
+    with pytest.raises(ValueError, match=r"`model_a.0` must give rows of one.*15.*27.*mean"):
+        compare_layers(net, net, batches, measure)
+
+
+def test_the_best_pair_of_layers():
+    nan = torch.nan
+    table = LayerComparison(
+        torch.tensor([[0.2, nan, 0.9], [0.9, 0.1, nan]]), ["a", "b"], list("xyz")
+    )
+    assert table.best() == ("a", "z", pytest.approx(0.9))
+    assert table.best(lowest=True) == ("b", "y", pytest.approx(0.1))
+    with pytest.raises(ValueError, match="all of them are NaN"):
+        table._replace(scores=torch.full((2, 3), nan)).best()

@@ -354,3 +354,11 @@ def test_bad_k_of_one_measure():
 def test_bad_chunk_size(measure):
     with pytest.raises(ValueError, match="`chunk_size` must be at least 1, got 0"):
         measure(*pair(), K, chunk_size=0)
+
+
+@each_measure
+def test_a_massive_feature_leaves_the_neighbours_of_float64(measure):
+    """Cosines are then near 1 or -1, and float32 cannot order them."""
+    x, y = (side.float() for side in pair(200))
+    x[:, 1] *= 1000
+    close(measure(x, y, K).double(), measure(x.double(), y.double(), K), atol=1e-6, rtol=1e-5)

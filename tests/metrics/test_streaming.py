@@ -5,15 +5,23 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import distributed as dist
 from torchmetrics import Metric, MetricCollection
 
-from relreps import metrics
+from relreps import NumericalWarning, metrics
 from relreps.integrations import torchmetrics as adapters
 from relreps.metrics import MutualKNN, RetrievalScores, mutual_knn, retrieval_scores
+from tests._data import interrupted
+
+#: The biased form is meant here, of whatever few rows.
+pytestmark = pytest.mark.filterwarnings("ignore:Biased CKA of so few rows")
 
 D, K = 5, 3
 close = torch.testing.assert_close
@@ -201,6 +209,90 @@ def test_later_changes_of_a_batch_do_not_reach_the_metric(make, plain):
     close(metric.compute(), expected)
 
 
+SHORT = {
+    "CKA": (METRICS["CKA"], 1),
+    "CKA-debiased": (METRICS["CKA-debiased"], 3),
+    "RetrievalScores": (METRICS["RetrievalScores"], K - 1),
+    "MutualKNN": (METRICS["MutualKNN"], K),
+}
+
+
+@pytest.mark.parametrize(("kind", "rows"), SHORT.values(), ids=SHORT)
+def test_a_short_last_batch_has_no_value_and_counts(kind, rows):
+    make, plain = kind
+    pairs = batches((8, 9, rows))
+    metric = make()
+    for x, y in pairs[:-1]:
+        metric(x, y)
+    with pytest.warns(NumericalWarning, match=f"The batch has {rows} rows.*its own value is NaN"):
+        value = metric(*pairs[-1])
+    for number in value.values() if isinstance(value, dict) else (value,):
+        assert number.isnan()
+    close(metric.compute(), values(fed(plain(), pairs).compute()))
+
+
+@each_metric
+def test_a_forward_that_fails_changes_nothing(make, plain):
+    pairs = batches((8, 9))
+    metric = make()
+    for x, y in pairs:
+        metric(x, y)
+    with pytest.raises(ValueError, match="paired row by row, got 6 and 5"):
+        metric(torch.randn(6, D), torch.randn(5, D))
+    assert metric.update_count == 2
+    close(metric.compute(), values(fed(plain(), pairs).compute()))
+    more = batches((7,))
+    metric(*more[0])
+    close(metric.compute(), values(fed(plain(), [*pairs, *more]).compute()))
+
+
+@each_metric
+def test_metrics_plot_a_value_and_several(make, plain):
+    metric = make()
+    steps = [metric(x, y) for x, y in batches((8, 9, 12))]
+    for val in (None, steps[0], steps):
+        figure, axes = metric.plot(val)
+        assert isinstance(figure, Figure)
+        assert isinstance(axes, Axes)
+        plt.close(figure)
+    figure, own = plt.subplots()
+    assert metric.plot(ax=own)[1] is own
+    plt.close(figure)
+
+
+KEPT = {"CKA": lambda: metrics.CKA(D, D, True), "MutualKNN": lambda: MutualKNN(K)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"), [("CKA", "update"), ("MutualKNN", "update"), ("MutualKNN", "merge")]
+)
+def test_an_interrupt_finds_all_of_a_batch_or_nothing(kind, call):
+    make = KEPT[kind]
+
+    def kept(stream):
+        if isinstance(stream, MutualKNN):
+            return [side for pair in stream._batches for side in pair]
+        return list(stream.buffers())
+
+    first, second = batches((9, 8))
+    start = make().update(*first)
+    calls = {
+        "update": lambda s: s.update(*second),
+        "merge": lambda s: s.merge(make().update(*second)),
+    }
+    after = calls[call](copy.deepcopy(start))
+    line, stream = 1, copy.deepcopy(start)
+    while interrupted(partial(calls[call], stream), line):
+        torch.set_grad_enabled(True)  # an interrupt may come between a `with` block and its end
+        held = kept(stream)
+        assert any(
+            len(held) == len(whole) and all(map(torch.equal, held, whole))
+            for whole in (kept(start), kept(after))
+        )
+        line, stream = line + 3, copy.deepcopy(start)
+    assert line > 3
+
+
 def test_without_torchmetrics_the_extra_is_named():
     module = "relreps.integrations.torchmetrics"
     code = f"import sys; sys.modules['torchmetrics'] = None; import {module}"
@@ -228,6 +320,34 @@ def cka_in_two_processes(rank):
     close(stream.all_reduce().compute(), metrics.minibatch_cka(x, y, 30))
 
 
+def disagreements_in_two_processes(rank):
+    """Measures that are not alike are refused by both processes, and are what they were."""
+    x, y = torch.randn(20, 4), torch.randn(20, 4)
+    narrow = metrics.CKA(4, 3 + rank).update(x, y[:, : 3 + rank])
+    before = narrow.compute()
+    with pytest.raises(ValueError, match=r"The measure must be the same.*out_features=3.*=4"):
+        narrow.all_reduce()
+    close(narrow.compute(), before, atol=0, rtol=0)
+    kernel = ("linear", "rbf")[rank]
+    stream = metrics.MinibatchCKA(kernel).update(x, y)
+    before = stream.compute()
+    with pytest.raises(ValueError, match=r"The measure must be the same.*linear.*rbf"):
+        stream.all_reduce()
+    close(stream.compute(), before, atol=0, rtol=0)
+    for make in (
+        lambda: adapters.CKA(4, 3 + rank),
+        lambda: adapters.MutualKNN(3 + rank),
+        lambda: adapters.RetrievalScores(3 + rank),
+    ):
+        metric = make()
+        metric.update(x, y[:, : 3 + rank] if isinstance(metric, adapters.CKA) else y)
+        with pytest.raises(ValueError, match="must be the same in every process"):
+            metric.compute()
+    pairs = batches((7, 4, 12))
+    for make, plain in METRICS.values():  # one process has no rows
+        close(fed(make(), pairs if rank else []).compute(), values(fed(plain(), pairs).compute()))
+
+
 def in_two_processes(rank, path):
     """Uneven shards, one of them empty in the end; the rows are those of one process."""
     torch.set_num_threads(1)
@@ -253,6 +373,7 @@ def in_two_processes(rank, path):
     for make, plain in METRICS.values():
         close(fed(make(), mine).compute(), values(fed(plain(), pairs).compute()))
     cka_in_two_processes(rank)
+    disagreements_in_two_processes(rank)
     dist.barrier()  # neither leaves while the other still receives
     os._exit(0)  # what has passed is not undone by gloo's threads, which may abort at a normal exit
 

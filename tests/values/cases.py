@@ -1564,6 +1564,17 @@ def layers(dtype):
     return results | {"pooled": few.scores, "table": made.to_markdown(digits=2)}
 
 
+@case("PermutationTest", "permutation_test", dtype=BOTH)
+def permutations(dtype):
+    x, y = rows(30, 4, dtype), rows(30, 3, dtype, seed=1)
+    results = {}
+    for name in ("procrustes_distance", "mutual_knn"):
+        draws = torch.Generator().manual_seed(0)
+        made = find("permutation_test")(find(name), x, y, num_permutations=9, generator=draws)
+        results |= under(name, made._asdict())
+    return results
+
+
 # Tests for modules, pictures
 
 
