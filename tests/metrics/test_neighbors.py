@@ -302,6 +302,15 @@ def test_copies_tie_under_a_common_part():
     close(mean_reciprocal_rank(x, x), torch.tensor((1 + 1 / 2) / 2))
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_one_self_term_that_is_not_positive_is_enough_to_warn(swapped):
+    generator = torch.Generator().manual_seed(0)
+    sides = [torch.randn(4, width, generator=generator).double() for width in (2, 3)]
+    signs = r"got 0.841 and -0.554" if not swapped else r"got -0.554 and 0.841"
+    with pytest.warns(NumericalWarning, match=signs):
+        assert cknna(*sides[:: -1 if swapped else 1], k=2).isnan()
+
+
 def test_too_little_for_cknna():
     """Among four rows in a circle all pairs of neighbours are alike, and nothing is left."""
     x = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])

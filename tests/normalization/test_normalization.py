@@ -50,6 +50,22 @@ def test_isotropic_scale_has_unit_spread(x):
 
 
 @pytest.mark.parametrize("make", FITTED.values(), ids=FITTED)
+@pytest.mark.parametrize("width", [1, D - 1])
+def test_rows_of_another_width_are_refused_not_stretched(make, width, x):
+    norm, rows = make(D).double().fit(x), x[:, :width]
+    for call in (norm, norm.inverse):
+        with pytest.raises(ValueError, match=rf"`x` must have shape \(..., {D}\), got"):
+            call(rows)
+
+
+def test_a_chain_of_two_matrices_is_one_map_of_translators(x):
+    chain = NormalizerChain(Whitening(D), Whitening(D, shrinkage=0.5))
+    turn = torch.linalg.qr(torch.randn(D, D).double()).Q
+    found = relreps.ProcrustesTranslator(D, D, pre=chain).double().fit(x, x @ turn)
+    torch.testing.assert_close(found(x), x @ turn)
+
+
+@pytest.mark.parametrize("make", FITTED.values(), ids=FITTED)
 def test_inverse(make, x):
     norm = make(D).double().fit(x)
     new = torch.randn(3, 2, D, dtype=torch.float64)
