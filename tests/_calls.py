@@ -257,6 +257,7 @@ NO_CALL = {
     "deviation": "a test of a code",
     "intertwiner": "takes names",
     "measures_markdown": "takes nothing",
+    "permutation_test": "takes a measure",
     "random_transformation": "takes names",
     "residues": "takes names",
     "stitching_matrix": "takes networks",

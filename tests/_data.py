@@ -154,4 +154,5 @@ def interrupted(call, line):
         return True
     finally:
         sys.settrace(before)
+        torch.set_grad_enabled(True)  # an interrupt at the end of a `with` skips its exit
     return passed >= line

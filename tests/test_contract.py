@@ -164,7 +164,10 @@ CASES = {
         relreps.ProcrustesTranslator, out_features=D, allow_reflection=False, pre=None
     ),
     "LinearTranslator": paired(relreps.LinearTranslator, pre="unit"),
-    "AffineTranslator": paired(relreps.AffineTranslator, ridge="gcv", pre="standard"),
+    "AffineTranslator": case(
+        lambda: relreps.AffineTranslator(D, 5, ridge="gcv", pre="standard"),
+        lambda module: module.fit(normal(WIDE, D), normal(WIDE, D)[:, :5] + 1),
+    ),
     "ProcrustesRidgeTranslator": paired(translate.ProcrustesRidgeTranslator),
     "ReducedRankTranslator": paired(translate.ReducedRankTranslator, 2),
     "LOrthoTranslator": paired(relreps.LOrthoTranslator),
@@ -262,10 +265,11 @@ def test_every_public_module_is_in_the_contract():
     public = public_modules()
     no_layers = {cls.__name__ for cls in public if cls.forward is nn.Module.forward}
     streams = {"CKA", "MinibatchCKA", "MomentStream", "Moments", "FeatureMoments", "EMAAnchors"}
-    # Its maps are between any two spaces, named at the call.
-    assert no_layers == streams | {"GeneralizedProcrustes"}
+    assert no_layers == streams
     losses = {cls for cls in public if cls.__name__.endswith("Loss")}  # one value a batch
-    of_sets = {relreps.ConvexAnchors}  # its rows are one input together: see test_made.py
+    # The rows of the first are one input together (test_made.py), and the second is told at the call
+    # between which spaces (test_generalized.py).
+    of_sets = {relreps.ConvexAnchors, relreps.GeneralizedProcrustes}
     layers = {cls for cls in public - losses - of_sets if cls.__name__ not in no_layers}
     assert len(layers) > 30
     assert layers <= {

@@ -265,6 +265,9 @@ DRAWS = {
     "death_time_quantiles": lambda g: topo_loss.death_time_quantiles(
         X, samples_per_class=9, generator=g
     ),
+    "permutation_test": lambda g: metrics.permutation_test(
+        metrics.linear_cka, X, X.flip(1), num_permutations=2, generator=g
+    ),
     "translation_report": lambda g: translate.translation_report(
         relreps.ProcrustesTranslator(4, 4), X, X.flip(1), generator=g
     ),

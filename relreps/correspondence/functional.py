@@ -73,8 +73,8 @@ def functional_map(
                 f"({len(x)},), got {tuple(values.shape)}."
             )
     checks.check_nonnegative("alpha", alpha)
-    if checks.eager():
-        for name, rows in (("x", x), ("y", y), ("values_x", values_x), ("values_y", values_y)):
+    for name, rows in (("x", x), ("y", y), ("values_x", values_x), ("values_y", values_y)):
+        if checks.readable(rows):
             checks.check_finite(name, rows.detach())
     return _functional_map(x, y, values_x, values_y, alpha)
 

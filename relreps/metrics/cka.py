@@ -56,7 +56,7 @@ def linear_cka(x: Tensor, y: Tensor, debiased: bool = False) -> Tensor:
             and variances.
 
     Example:
-        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> x = torch.arange(8.0)[:, None]
         >>> linear_cka(x, 5 - 3 * x)
         tensor(1.)
 
@@ -103,8 +103,8 @@ def kernel_cka(
         ValueError: The function does not give a tensor ``(N, N)`` for N rows.
 
     Example:
-        >>> x = torch.eye(3)
-        >>> kernel_cka(x, 2 * x.roll(1, 1))
+        >>> x = torch.arange(24.0)[:, None]
+        >>> kernel_cka(x, 5 - 3 * x)
         tensor(1.)
 
     References:

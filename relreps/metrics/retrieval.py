@@ -142,7 +142,8 @@ def jaccard_at_k(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) 
         - x: :math:`(N, D)`; y: :math:`(N, D)`. Output: scalar.
 
     Example:
-        >>> x = torch.eye(4)
+        >>> angles = torch.tensor([0.0, 0.1, 0.3, 0.7])
+        >>> x = torch.stack((angles.cos(), angles.sin()), 1)
         >>> jaccard_at_k(x, x, k=2)
         tensor(1.)
     """

@@ -97,10 +97,7 @@ def standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
     _check(x, mean, std)
-    wide = at_least_float32(x)
-    std = std.to(wide.dtype)
-    # Divided, as the reciprocal of a deviation near the least number of a type is infinite.
-    return ((wide - mean.to(wide.dtype)) / torch.where(std == 0, math.inf, std)).to(x.dtype)
+    return _scaled(x, mean, std)
 
 
 def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -110,6 +107,17 @@ def inverse_standard_scale(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         - x: :math:`(*, D)`; mean, std: :math:`(D,)`. Output: as ``x``.
     """
     _check(x, mean, std)
+    return _unscaled(x, mean, std)
+
+
+def _scaled(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    wide = at_least_float32(x)
+    std = std.to(wide.dtype)
+    # Divided, as the reciprocal of a deviation near the least number of a type is infinite.
+    return ((wide - mean.to(wide.dtype)) / torch.where(std == 0, math.inf, std)).to(x.dtype)
+
+
+def _unscaled(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     wide = at_least_float32(x)
     return (wide * std.to(wide.dtype) + mean.to(wide.dtype)).to(x.dtype)
 
@@ -131,11 +139,11 @@ class _Scaling(AffineNormalizer):
 
     def map(self, x: Tensor, statistics: Statistics) -> Tensor:
         """Rows about the mean in units of the deviation."""
-        return standard_scale(x, *statistics)
+        return _scaled(x, *statistics)
 
     def unmap(self, x: Tensor, statistics: Statistics) -> Tensor:
         """Rows with mean and deviation."""
-        return inverse_standard_scale(x, *statistics)
+        return _unscaled(x, *statistics)
 
 
 class IsotropicScale(_Scaling):

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from relreps._core import checks
@@ -57,7 +56,7 @@ class Translator(FittedModule, ABC):
         for name, value in attributes.items():
             setattr(self, name, value)
         named = ((getattr(self, name), value) for name, value in {**values, "fitted": True}.items())
-        write_all((buffer, torch.as_tensor(value)) for buffer, value in named)
+        write_all((b, v if isinstance(v, Tensor) else b.new_tensor(v)) for b, v in named)
         self._fitted = True
 
     def extra_repr(self) -> str:

@@ -237,17 +237,16 @@ def _measure(
     left, right = left / unit, right / unit
 
     marks = marks_of(x).to(left.device), marks_of(true).to(left.device)
-    among = [among_pairs(*rows, marks, metric) for rows in ((true, moved), (moved, true))]
-    found, missing = [own_rows([hunt], own) for hunt, own in zip(among, marks, strict=True)], 0
+    plain, found = _among_pairs(true, moved, marks, metric)
+    # By cosine about the target's mean all scales are one map.
+    centered, _ = _among_pairs(right, left, marks, "cosine")
+    worse = max((0, 1), key=lambda side: centered[side] - plain[side])
+    missing = 0
     if index is not None:
         found[0], missing = in_moved_index(folds, index, metric)
     if targets is not None:
         found[1], absent = in_targets(moved, true, targets, metric)
         missing += absent
-    # By cosine about the target's mean all scales are one map.
-    about = [among_pairs(*rows, marks, "cosine") for rows in ((right, left), (left, right))]
-    plain, centered = ([float(h.found(10).mean()) for h in hunts] for hunts in (among, about))
-    worse = max((0, 1), key=lambda side: centered[side] - plain[side])
     overlap, fresh = neighbour_shares(true, moved, metric)
 
     first = folds[0]
@@ -295,6 +294,15 @@ def _measure(
         ill_posed=seen.ill_posed,
         warnings=warnings_of(seen),
     )
+
+
+def _among_pairs(
+    true: Tensor, moved: Tensor, marks: tuple[Tensor, Tensor], metric: Metric
+) -> tuple[list[float], list[OwnRows]]:
+    """Own row among ten, with moved rows searched and searching; and all that was counted."""
+    hunts = [among_pairs(*rows, marks, metric) for rows in ((true, moved), (moved, true))]
+    found = [own_rows([hunt], own) for hunt, own in zip(hunts, marks, strict=True)]
+    return [float(hunt.found(10).mean()) for hunt in hunts], found
 
 
 def _about(moved: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
