@@ -255,12 +255,12 @@ def standard_streamed(quick: bool) -> tuple[Call, ...]:
     )
 
 
-@calls("relreps", "x.T @ x in float64, by chunks")
+@calls("relreps", "x.T @ x in float64, by chunks", "x.T @ x")
 def whitening(quick: bool) -> tuple[Call, ...]:
     x = rows(quick)
     ours = Whiten(x.shape[1])
     # Products in float32 would leave the directions of small variance to rounding.
-    return lambda: ours.fit(x), lambda: chunked_products(x)
+    return lambda: ours.fit(x), lambda: chunked_products(x), lambda: x.T @ x
 
 
 FITS = [

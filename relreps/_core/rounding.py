@@ -84,7 +84,7 @@ def is_constant(centered: Tensor, squares: Tensor, eps: float) -> Tensor:
 def unit_of(size: Tensor) -> Tensor:
     """The power of two next to a size from below, 1 for 0: dividing by it rounds nothing."""
     largest = math.frexp(torch.finfo(size.dtype).max)[1] - 1  # a logarithm may round up, past it
-    return torch.exp2(safe_divisor(size).log2().floor().clamp(max=largest))
+    return torch.exp2(torch.where(size <= 0, 1, size).log2().floor().clamp(max=largest))
 
 
 def safe_divisor(v: Tensor) -> Tensor:

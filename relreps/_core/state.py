@@ -44,14 +44,15 @@ class Stateful(nn.Module):
             self.register_buffer = self._register_ordinary  # type: ignore[method-assign]
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
 
-    def _keep_choice(self, name: str, value: object, choices: Sequence[object]) -> None:
-        """Keep an option in the state that says how the rest of it is to be read.
+    def _keep_choices(self, **options: tuple[object, Sequence[object]]) -> None:
+        """Keep options, with all their choices, that say how the rest of the state is to be read.
 
         The state of another choice would fit, and silently be used for what it is not: it is
-        refused. It is a number, since safetensors hold no text; only add to the end of ``choices``.
+        refused. It is a number, since safetensors hold no text; only add to the end of choices.
         """
-        self._choices[name] = value, choices
-        self.register_buffer(f"{name}_code", torch.tensor(choices.index(value)))
+        self._choices |= options
+        for name, (value, choices) in options.items():
+            self.register_buffer(f"{name}_code", torch.tensor(choices.index(value)))
 
     def _keep_configuration(self, **options: object) -> None:
         """Keep, as bytes, options of which there are more than can be counted.

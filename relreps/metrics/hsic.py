@@ -112,8 +112,8 @@ def hsic(pair: Pair, kernel: Kernel, debiased: bool) -> InnerProducts:
             k, l = k - k.diagonal().diag(), l - l.diagonal().diag()  # noqa: E741
         found = from_sums(products(k, l), k.sum(-1), l.sum(-1), pair.eps, debiased)
         if not debiased and pair.speaks:
-            traces = (gram.trace() - gram.sum() / n for gram in (k.detach(), l.detach()))
-            warn_of_bias(n, *traces, found)
+            of_x, of_y = (gram.trace() - gram.sum() / n for gram in (k.detach(), l.detach()))
+            warn_of_bias(n, of_x, of_y, found)
         return found
 
 

@@ -183,7 +183,8 @@ def cknna(x: Tensor, y: Tensor, k: int = 10, *, chunk_size: int = CHUNK) -> Tens
         settled = _joint(found, ours, theirs)
         terms += torch.stack([_terms(*settled), _terms(ours, ours), _terms(theirs, theirs)])
         for part in found.tied(n):
-            terms[0] += _expected_terms(*found.drawn(part, k), *found.all_cosines(part))
+            (of_x, of_y), (in_x, in_y) = found.drawn(part, k), found.all_cosines(part)
+            terms[0] += _expected_terms(of_x, of_y, in_x, in_y)
     products, sum_a, sum_b, rows, excess = terms.unbind(1)
     h = products + (sum_a * sum_b + excess) / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows
     cross, self_x, self_y = h.unbind()

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from relreps._core import checks
 from relreps._core.description import options
-from relreps._core.state import FittedModule
+from relreps._core.state import FittedModule, write_all
 
 
 class Translator(FittedModule, ABC):
@@ -52,16 +53,12 @@ class Translator(FittedModule, ABC):
 
     def _keep(self, values: Mapping[str, Tensor | float], **attributes: Any) -> None:
         """Write buffers and attributes: while some of them are new and some old, it is unfitted."""
-        self.mark_fitted(False)
+        self._fitted = False
         for name, value in attributes.items():
             setattr(self, name, value)
-        for name, value in values.items():
-            buffer: Tensor = getattr(self, name)
-            if isinstance(value, Tensor):
-                buffer.copy_(value)
-            else:
-                buffer.fill_(value)
-        self.mark_fitted()
+        named = ((getattr(self, name), value) for name, value in {**values, "fitted": True}.items())
+        write_all((buffer, torch.as_tensor(value)) for buffer, value in named)
+        self._fitted = True
 
     def extra_repr(self) -> str:
         """Constructor call."""

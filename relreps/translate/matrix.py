@@ -118,15 +118,14 @@ class MatrixTranslator(Translator):
     ) -> None:
         super().__init__(in_features, out_features)
         self._pre = (pre, self._resolved(pre))
-        self._keep_choice("pre", "another" if isinstance(pre, Normalizer) else pre, _CHOICES)
         if post is not None:
             checks.check_choice("post", post, _POSTS)
-        self.post = post
-        self._keep_choice("post", post, _POSTS)
-        self.rescale = rescale
+        self.post, self.rescale = post, rescale
+        named = "another" if isinstance(pre, Normalizer) else pre
+        self._keep_choices(pre=(named, _CHOICES), post=(post, _POSTS))
         if rescale is not None:
             checks.check_choice("rescale", rescale, (False, True))
-            self._keep_choice("rescale", rescale, (False, True))
+            self._keep_choices(rescale=(rescale, (False, True)))
             self.register_buffer("spread_y", torch.ones(()))
         self._invertible = False
         self.register_buffer("matrix", torch.zeros(in_features, out_features))

@@ -123,7 +123,7 @@ class InverseRelativeTranslator(Translator):
             )
         self.num_anchors, self.ridge, self.rescale = num_anchors, ridge, rescale
         self.pruning, self.prune_on, self.subspaces = pruning, prune_on, subspaces
-        self._keep_choice("rescale", rescale, get_args(Rescale))
+        self._keep_choices(rescale=(rescale, get_args(Rescale)))
         self.encoder = RelativeProjection(in_features, num_anchors, pre=Center(in_features))
         self.register_buffer("length_x", torch.ones(()))
         self.register_buffer("decoder", torch.zeros(num_anchors, out_features))

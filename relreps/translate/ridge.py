@@ -60,8 +60,8 @@ def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0, *, rcond: float | None 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 2.0]])
         >>> linear_map(x, x @ torch.tensor([[3.0], [4.0]]))
-        tensor([[3.0000],
-                [4.0000]])
+        tensor([[3.],
+                [4.]])
     """
     checks.check_rows("x", x)
     checks.check_rows("y", y)
