@@ -57,7 +57,7 @@ class Translator(FittedModule, ABC):
         for name, value in attributes.items():
             setattr(self, name, value)
         named = ((getattr(self, name), value) for name, value in {**values, "fitted": True}.items())
-        write_all((buffer, torch.as_tensor(value)) for buffer, value in named)
+        write_all((b, torch.as_tensor(value, device=b.device)) for b, value in named)
         self._fitted = True
 
     def extra_repr(self) -> str:
