@@ -574,7 +574,10 @@ def _in_place(session: Any, chosen: list[str], codes: Codes) -> int:
         for function in live:
             at = function.__code__.co_qualname, function.__code__.co_firstlineno
             if at == (name, lines[number]):
-                function.__code__ = code
+                try:
+                    function.__code__ = code
+                except ValueError:  # it closes over other names than before
+                    return _anew(chosen)
     if codes and not any(f.__code__ is code for f in live for code in codes.values()):
         return _anew(chosen)  # of what is only reached through others
     place = {test: i for i, test in enumerate(chosen)}
@@ -665,6 +668,7 @@ class _Host:
         LIVE.extend(f for f in gc.get_objects() if type(f) is FunctionType)
         gc.freeze()  # or every fork would copy what the collector touches
         self.judge(session)
+        session.testscollected, session.testsfailed = 1, 0
         return True
 
 
@@ -677,9 +681,10 @@ def _work(made: list[Mutant], tree: Path, reach: Reach, out: Path) -> int:
         return int(pytest.main([*OPTIONS, *(f"tests/{t}" for t in TESTS)], plugins=[host]))
 
     status = _forked(tree, collected, 1e6, tree / "host.log")
-    if not out.exists():
-        print(f"The tests were not collected ({status}):\n{(tree / 'host.log').read_text()}")
-    return 0
+    if status or not out.exists():
+        said = (tree / "host.log").read_text(errors="replace")
+        print(f"The tests were not collected, or a mutant was not judged ({status}):\n{said}")
+    return int(bool(status))
 
 
 def _judge(made: list[Mutant], tree: Path, reach: Reach, out: Path, session: Any) -> None:

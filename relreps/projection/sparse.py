@@ -209,6 +209,7 @@ class SparseRelativeProjection(FittedModule):
             columns.flatten(),
             values.gather(-1, order).flatten(),
             size=(x.shape[0], self.num_anchors),
+            device=x.device,
             check_invariants=False,
         )
 

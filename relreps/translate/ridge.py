@@ -81,7 +81,7 @@ def linear_map(x: Tensor, y: Tensor, ridge: float = 0.0, *, rcond: float | None 
         if ridge:
             # Rows that pull every coefficient to zero: the penalty as further equations.
             level = torch.linalg.matrix_norm(left) * (ridge / width) ** 0.5
-            left = torch.cat((left, level * torch.eye(width).to(left)))
+            left = torch.cat((left, level * torch.eye(width, dtype=left.dtype, device=left.device)))
             right = torch.cat((right, right.new_zeros(width, right.shape[1])))
         # Of float32 rows the second moments lose nothing in float64, whose rounding is less than
         # the square of theirs; and they are small, whatever the number of rows.

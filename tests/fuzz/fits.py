@@ -158,7 +158,7 @@ def translation_report(d, name):
     def call(x, y):
         return find(name)(find(kind)(left, right).to(x.dtype), x, y, generator=d.generator())
 
-    return Subject(call, (x, y), exact=False, nan=False)
+    return Subject(call, (x, y), exact=False, nan=False, builds=True)
 
 
 @subject("scale_invariance_report")

@@ -52,6 +52,18 @@ def measures(d, name):
     )
 
 
+@subject("permutation_test")
+def permutation_test(d, name):
+    x, y, _, _ = paired(d)
+    measure, number = d.pick("linear_cka", "mutual_knn", "procrustes_distance"), d.size(1, 9)
+
+    def call(x, y):
+        options = {"num_permutations": number, "generator": d.generator()}
+        return find(name)(find(measure), x, y, **options)
+
+    return Subject(call, (x, y), shape=(), exact=False)
+
+
 @subject("retrieval_scores", "retrieval_ranks")
 def retrieval(d, name):
     x, y, _, _ = paired(d, (width := d.size(1, 9), width))

@@ -29,7 +29,8 @@ NO_SUBJECT = {
     ),
     **dict.fromkeys(
         (
-            *("Affine", "AnchorReport", "LayerComparison", "Measure", "Pairs", "Problem"),
+            *("Affine", "AnchorReport", "LayerComparison", "Measure", "OwnRows", "Pairs"),
+            *("PermutationTest", "Problem"),
             *("RetrievalResult", "RowMoments", "ScaleInvarianceReport", "Solution"),
             *("StitchingMatrix", "TranslationReport"),
         ),

@@ -52,6 +52,14 @@ def test_large_chunks_choose_the_same(chunk_size):
     assert sparse.topk(x[:0]).indices.shape == (0, 6)
 
 
+def test_the_code_is_where_the_rows_are():
+    """Not on the default device."""
+    made = SparseRelativeProjection(D, A, 4).set_anchors(torch.randn(A, D))
+    x = torch.randn(3, D)
+    with torch.device("meta"):
+        assert made(x).device == x.device
+
+
 def test_negatives_never_count():
     anchors = -torch.ones(4, D)
     anchors[0] = 1

@@ -30,6 +30,16 @@ def spaces(widths=(6, 6, 6), n=60, core=6, noise=0.0):
     ]
 
 
+def test_only_the_ratios_of_weights_count():
+    given = spaces(noise=0.1)
+    weights = torch.rand(3, 60, dtype=torch.float64)
+    found = [
+        GeneralizedProcrustes([6, 6, 6], 6).double().fit(given, weights * unit)
+        for unit in (1.0, 1e-3)
+    ]
+    close(*(made.translate(given[0], 0, 2) for made in found), rtol=0, atol=1e-3)
+
+
 def fitted(rows, hub, weights=None, **options):
     return (
         GeneralizedProcrustes([x.shape[1] for x in rows], hub, **options)
