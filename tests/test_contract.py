@@ -267,8 +267,8 @@ def test_every_public_module_is_in_the_contract():
     streams = {"CKA", "MinibatchCKA", "MomentStream", "Moments", "FeatureMoments", "EMAAnchors"}
     assert no_layers == streams
     losses = {cls for cls in public if cls.__name__.endswith("Loss")}  # one value a batch
-    # The rows of the first are one input together (test_made.py), and the second is told at the call
-    # between which spaces (test_generalized.py).
+    # The rows of the first are one input together (test_made.py), and the second is told between
+    # which spaces at the call (test_generalized.py).
     of_sets = {relreps.ConvexAnchors, relreps.GeneralizedProcrustes}
     layers = {cls for cls in public - losses - of_sets if cls.__name__ not in no_layers}
     assert len(layers) > 30

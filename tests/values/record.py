@@ -1,7 +1,7 @@
-"""Record the values of new cases: ``python tests/values/record.py``; ``--force``: of all, anew.
+"""Record the values of new cases: ``python tests/values/record.py [BEGINNING ...]``.
 
-The package that is recorded is the one in the working directory. What was recorded stays, without
-``--force``: it says what the values were. Long results are stored as a few
+The package that is recorded is the one in the working directory. What was recorded stays, as it
+says what the values were, but for cases whose names have one of these beginnings, and ``--force``. Long results are stored as a few
 of their entries, their norm, and their products with fixed signs, which see every entry.
 """
 
@@ -108,7 +108,9 @@ def _near(old, new, kind, tight, slack):
 
 def main():
     """Run cases of the package in the working directory, and write what they give."""
-    kept = load() if FILE.exists() and "--force" not in sys.argv[1:] else {}
+    anew = tuple(sys.argv[1:])
+    kept = load() if FILE.exists() and "--force" not in anew else {}
+    kept = {name: values for name, values in kept.items() if not (anew and name.startswith(anew))}
     sys.path.insert(0, os.getcwd())
     from cases import CASES
 
