@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from relreps._core import checks, distributed
+from relreps._core.linalg import full_precision
 
 
 class PairedRows:
@@ -82,4 +83,5 @@ class PairedRows:
         if not self._batches:
             raise RuntimeError(f"{self} has seen no rows yet. Call `update(x, y)` first.")
         x, y = zip(*self._batches, strict=True)
-        return torch.cat(x), torch.cat(y)
+        with full_precision(x[0]):  # which takes batches of types that differ
+            return torch.cat(x), torch.cat(y)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relreps._core import checks
+from relreps._core.linalg import full_precision
 
 #: A list of codes to one.
 Combine = Callable[[list[Tensor]], Tensor]
@@ -22,7 +23,8 @@ class Concat(nn.Module):
 
     def forward(self, codes: list[Tensor]) -> Tensor:
         """Their concatenation."""
-        return torch.cat(codes, -1)
+        with full_precision(codes[0]):
+            return torch.cat(codes, -1)
 
 
 class _Reduced(nn.Module):
@@ -38,7 +40,7 @@ class Sum(_Reduced):
 
     def forward(self, codes: list[Tensor]) -> Tensor:
         """Their sum."""
-        return torch.stack(codes).sum(0)
+        return _stacked(codes).sum(0)
 
 
 class Mean(_Reduced):
@@ -46,7 +48,7 @@ class Mean(_Reduced):
 
     def forward(self, codes: list[Tensor]) -> Tensor:
         """Their mean."""
-        return torch.stack(codes).mean(0)
+        return _stacked(codes).mean(0)
 
 
 class Max(_Reduced):
@@ -54,7 +56,7 @@ class Max(_Reduced):
 
     def forward(self, codes: list[Tensor]) -> Tensor:
         """Their maximum."""
-        return torch.stack(codes).amax(0)
+        return _stacked(codes).amax(0)
 
 
 class _Learned(nn.Module):
@@ -82,7 +84,7 @@ class MLP(_Learned):
 
     def forward(self, codes: list[Tensor]) -> Tensor:
         """Their sum."""
-        return torch.stack(self._embedded(codes)).sum(0)
+        return _stacked(self._embedded(codes)).sum(0)
 
 
 class Attention(_Learned):
@@ -94,7 +96,7 @@ class Attention(_Learned):
 
     def forward(self, codes: list[Tensor]) -> Tensor:
         """Mean of the tokens."""
-        tokens = torch.stack(self._embedded(codes), -2)  # (..., parts, h)
+        tokens = _stacked(self._embedded(codes), -2)  # (..., parts, h)
         flat = tokens.reshape(-1, *tokens.shape[-2:])
         mixed: Tensor = self.attention(flat, flat, flat, need_weights=False)[0]
         return mixed.mean(-2).reshape(*codes[0].shape[:-1], self.out_features)
@@ -151,3 +153,9 @@ def combiner(
     if out_features is not None:
         raise ValueError(f"`out_features` is given by the parts for {aggregation!r}.")
     return Given(aggregation, widths) if callable(aggregation) else kind(widths)
+
+
+def _stacked(codes: list[Tensor], dim: int = 0) -> Tensor:
+    """One beside the other; autocast would not take types that differ."""
+    with full_precision(codes[0]):
+        return torch.stack(codes, dim)

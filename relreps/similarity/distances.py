@@ -86,7 +86,9 @@ class Euclidean(Distance):
         """The anchors' mean, and the anchors about it in units of their size, and that unit."""
         mean, centered = super().prepare(anchors)
         size = centered.detach().abs().amax()
-        scale = unit_of(torch.where(size > 0, size, mean.detach().abs().amax()))
+        # No smaller than squares of what is measured in it allow: rows may be far larger.
+        least = torch.finfo(centered.dtype).tiny ** (1 / 3)
+        scale = unit_of(torch.where(size > 0, size, mean.detach().abs().amax()).clamp(min=least))
         return mean, centered / scale, scale
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:

@@ -252,7 +252,12 @@ class Parseval(Similarity):
         """The frame ``(A, D)``."""
         a = as_float64(anchors)
         projector = span.pseudo_inverse(anchors) @ a
-        return ((polar_factor(a) @ projector).to(anchors),)
+        try:
+            frame = polar_factor(a) @ projector
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            checks.check_finite("anchors", anchors)
+            raise
+        return (frame.to(anchors),)
 
     def compare(self, x: Tensor, *prepared: Tensor) -> Tensor:
         """Products with the frame."""

@@ -124,9 +124,10 @@ class SeededTranslator(Translator):
     def _map_of(self, sides: tuple[Tensor, Tensor], pairs: Indices) -> ProcrustesTranslator:
         """A map of some pairs on the way; quiet about directions without pairs."""
         x, y = sides
-        found = ProcrustesTranslator(
-            self.in_features, self.out_features, scale=self.scale, pre=self.pre
-        )
+        with x.device:  # which need not be the default one
+            found = ProcrustesTranslator(
+                self.in_features, self.out_features, scale=self.scale, pre=self.pre
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)
             return found.to(x).fit(x[pairs[0]], y[pairs[1]])

@@ -1,8 +1,9 @@
 """Record the values of new cases: ``python tests/values/record.py [BEGINNING ...]``.
 
 The package that is recorded is the one in the working directory. What was recorded stays, as it
-says what the values were, but for cases whose names have one of these beginnings, and ``--force``. Long results are stored as a few
-of their entries, their norm, and their products with fixed signs, which see every entry.
+says what the values were, but for cases whose names have one of these beginnings; ``--force``: for
+none. Long results are stored as a few of their entries, their norm, and their products with fixed
+signs, which see every entry.
 """
 
 import json
