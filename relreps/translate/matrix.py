@@ -304,7 +304,14 @@ class MatrixTranslator(Translator):
         values |= found
         if self.post is None and abs(float(squares) - 1) < 2 * _UNIT:
             self._warn_of_lengths(pairs, values)
-        return self._write(values, rank, seen)
+        check_fits(type(self).__name__, values, {n: getattr(self, n).dtype for n in values})
+        # Nothing can fail from here on.
+        full = min(self.in_features, self.out_features)
+        changed: dict[str, Any] = {"_invertible": self.partial_inverse or rank == full}
+        if seen is not None:
+            changed |= {"_seen": seen[0], "_reduced": seen[1]}
+        self._keep({**values, "rank": rank}, **changed)
+        return self
 
     def _preprocessed(
         self, x: Tensor, y: Tensor, source: Affine, target: Affine
@@ -333,18 +340,6 @@ class MatrixTranslator(Translator):
                 f"{float(high):.2f}, which counts where they are searched by inner product. Build "
                 "the translator with `post='unit'`, or bring what it gives to length one."
             )
-
-    def _write(
-        self, values: dict[str, Tensor], rank: int, seen: tuple[RowMoments, bool] | None
-    ) -> Self:
-        """Write every buffer, once nothing can fail."""
-        check_fits(type(self).__name__, values, {n: getattr(self, n).dtype for n in values})
-        full = min(self.in_features, self.out_features)
-        changed: dict[str, Any] = {"_invertible": self.partial_inverse or rank == full}
-        if seen is not None:
-            changed |= {"_seen": seen[0], "_reduced": seen[1]}
-        self._keep({**values, "rank": rank}, **changed)
-        return self
 
     def _on_load(self) -> None:
         if not self.rank.is_meta:
