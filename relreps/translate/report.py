@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -249,33 +249,24 @@ def _measure(
         missing += absent
     overlap, fresh = neighbour_shares(true, moved, metric)
 
-    first = folds[0]
-    stretches = _stretches(first.map, as_float64(first.x).mean(0), as_float64(first.x).std())
-    floor = rank_tolerance(max(x.shape[1], y.shape[1]), rounding_of(torch.float32)) * stretches[:1]
-    dropped = int((stretches <= floor).sum())
-    rank, fitted_on = directions(first.x), min(len(fold.x) for fold in folds)
+    fitted_on = min(len(fold.x) for fold in folds)
     spread, rest = spread_and_rest(left, right)
     lengths = [torch.linalg.vector_norm(as_float64(rows), dim=1).mean() for rows in (moved, true)]
     seen = Evidence(
         translator=translator,
         pairs=(fitted_on, pairs),
-        rank=rank,
-        ill_posed=rank > _ILL_POSED * len(first.x),
-        width=rank if rank < len(first.x) - 1 else x.shape[1],
         residual=_residual(left, right),
-        fit_residual=_residual(*_about(first.map(first.x), first.y)),
         scaled_residual=rest,
         moved_search=worse == 1,
         at_10=plain[worse],
         centered_at_10=centered[worse],
         ranks=(_effective_rank(left + means / unit), _effective_rank(right + means / unit)),
-        condition=float("inf") if dropped else float(stretches[0] / stretches[-1]),
-        dropped=dropped,
         spread=spread,
         length=float(lengths[0] * safe_reciprocal(lengths[1])),
         unit_targets=all_unit(true),
         fresh_at_10=fresh,
         missing=missing,
+        **_of_the_map(folds[0]),
     )
     return TranslationReport(
         pairs=fitted_on,
@@ -294,6 +285,22 @@ def _measure(
         ill_posed=seen.ill_posed,
         warnings=warnings_of(seen),
     )
+
+
+def _of_the_map(fold: Fold) -> dict[str, Any]:
+    """What `Evidence` has of one map and of the pairs that it was fitted on."""
+    stretches = _stretches(fold.map, as_float64(fold.x).mean(0), as_float64(fold.x).std())
+    width = max(fold.x.shape[1], fold.y.shape[1])
+    floor = rank_tolerance(width, rounding_of(torch.float32)) * stretches[:1]
+    dropped, rank = int((stretches <= floor).sum()), directions(fold.x)
+    return {
+        "rank": rank,
+        "ill_posed": rank > _ILL_POSED * len(fold.x),
+        "width": rank if rank < len(fold.x) - 1 else fold.x.shape[1],
+        "fit_residual": _residual(*_about(fold.map(fold.x), fold.y)),
+        "condition": float("inf") if dropped else float(stretches[0] / stretches[-1]),
+        "dropped": dropped,
+    }
 
 
 def _among_pairs(
